@@ -1,0 +1,71 @@
+"""Parts of an estimator: how a pure function declares what it reads, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+from tpg.errors import EstimatorError
+from tpg.numbers import Array
+from tpg.rollouts import FIELDS, Rollouts
+
+Part = Callable[..., Array]
+SETTINGS = ("group_size", "horizon", "discount")  # always known
+RESPONSE_LEVEL = frozenset({"reward", "length", "expected_reward", "greedy_reward"})
+REMEDY = {
+    "value": "give the estimator a critic",
+    "greedy_reward": "build the rollouts from a Problem",
+    "expected_reward": "build the rollouts from a Problem",
+    "continuation_value": "build the rollouts from a Problem, which knows M_t",
+    "token_reward": "build the rollouts from a Problem with token-level rewards",
+}
+
+
+def peers(*names: str) -> Callable[[Part], Part]:
+    """Mark a part as reading fields ``names`` of the other responses of its group."""
+
+    def mark(part: Part) -> Part:
+        part.peers = frozenset(names)  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def _plain(part: Part) -> Part:
+    return _plain(part.func) if isinstance(part, partial) else part
+
+
+def peers_of(part: Part) -> frozenset[str]:
+    """The fields of other responses that ``part`` reads."""
+    return getattr(_plain(part), "peers", frozenset())
+
+
+@cache
+def parameters(part: Part) -> tuple[str, ...]:
+    """The inputs of ``part`` by name; keyword-only parameters are its options."""
+    given = inspect.signature(part).parameters.values()
+    return tuple(p.name for p in given if p.kind is not p.KEYWORD_ONLY)
+
+
+def reads(part: Part) -> frozenset[str]:
+    """The Rollouts fields that ``part`` names as parameters."""
+    return frozenset(parameters(part)) & frozenset(FIELDS)
+
+
+def per_token(part: Part) -> bool:
+    """``part`` returns a number per token, because it looks along the response."""
+    return not reads(part) <= RESPONSE_LEVEL or "advantage" in parameters(part)
+
+
+def apply(part: Part, rollouts: Rollouts, **computed: Any) -> Array:
+    """Call ``part`` with the fields it names; ``computed`` holds what the estimator made on the way."""
+    given: dict[str, Any] = {}
+    for name in parameters(part):
+        value = computed.get(name, getattr(rollouts, name, None))
+        if value is None:
+            label = getattr(_plain(part), "__name__", "part")
+            raise EstimatorError(f"{label} needs {name!r}, which these rollouts lack: {REMEDY.get(name, 'add the field')}")
+        given[name] = value
+    return part(**given)

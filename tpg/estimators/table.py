@@ -1,0 +1,168 @@
+"""ESTIMATORS: one row per published algorithm = advantage × ratio / divisor, with its source and exact expectation."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from tpg.errors import EstimatorError
+from tpg.estimators import advantages, aggregation, critics, expectations, ratios
+from tpg.estimators.expectations import Expectation
+from tpg.estimators.parts import Part, apply, parameters, peers_of, per_token, reads
+from tpg.numbers import Array, powers
+from tpg.rollouts import Critic, Rollouts
+
+PPO_LAMBDA = 0.95  # verl's and OpenRLHF's default for PPO
+
+
+@dataclass(frozen=True, eq=False)
+class Estimator:
+    """A policy-gradient estimator: credits c[i,t] = advantage · ratio / aggregation on the tokens of each response.
+
+    ĝ = Σ_i Σ_t c[i,t] ∇log π(w_{i,t}).  ``algebraic``: rational in (π, r), so that it can be proved over GF(p).
+    """
+
+    name: str
+    advantage: Part
+    aggregation: Part = aggregation.seq_mean_token_sum
+    ratio: Part = ratios.on_policy
+    expectation: Expectation = expectations.UNBIASED
+    source: str = ""
+    aliases: tuple[str, ...] = ()
+    critic: Critic | None = None
+    algebraic: bool = True
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        """The three factors."""
+        return self.advantage, self.aggregation, self.ratio
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """The Rollouts fields that the credits are made from."""
+        return frozenset({"mask"}).union(*(reads(part) for part in self.parts))
+
+    @property
+    def peers(self) -> frozenset[str]:
+        """The fields of other responses of the group that a response's credits depend on."""
+        return frozenset().union(*(peers_of(part) for part in self.parts))
+
+    @property
+    def min_group(self) -> int:
+        """The smallest group for which the credits are defined."""
+        return 2 if peers_of(self.advantage) else 1
+
+    @property
+    def formula(self) -> str:
+        """First line of the advantage's docstring: citation and formula."""
+        doc = self.advantage.func.__doc__ if isinstance(self.advantage, partial) else self.advantage.__doc__
+        return (doc or "").strip().splitlines()[0]
+
+    @cached_property
+    def collapsible(self) -> bool:
+        """Responses meet only through response-level factors, so that groups can be counted by class."""
+        coupled = [part for part in self.parts if peers_of(part)]
+        clipped_peers = "advantage" in parameters(self.ratio) and bool(peers_of(self.advantage))
+        return not any(per_token(part) for part in coupled) and not clipped_peers
+
+    @cached_property
+    def response_level(self) -> bool:
+        """All tokens of a response get the same credit."""
+        return not any(per_token(part) for part in self.parts)
+
+    def __call__(self, rollouts: Rollouts) -> Array:
+        """Credits [..., G, T], 0 off the mask."""
+        mask = apply(whole_mask, rollouts)
+        return np.where(mask, self.product(rollouts), 0)
+
+    def product(self, rollouts: Rollouts, coupled: bool | None = None) -> Array:
+        """The product of the factors, [..., G, T or 1]: all, or only those that do (or do not) read other responses."""
+        chosen = [coupled is None or bool(peers_of(part)) == coupled for part in self.parts]
+        out: Array = powers(rollouts.discount, 1)[None]  # 1 in the number type of the problem
+        if chosen[0]:
+            out = _along(self.advantage, apply(self.advantage, rollouts))
+        if chosen[2]:
+            out = out * _along(self.ratio, apply(self.ratio, rollouts, advantage=out))
+        if chosen[1]:
+            out = out / _along(self.aggregation, apply(self.aggregation, rollouts))
+        return out
+
+
+def whole_mask(mask: Array) -> Array:
+    """The response mask itself."""
+    return mask
+
+
+def _along(part: Part, value: Array) -> Array:
+    """Response-level numbers [..., G] with a token axis."""
+    return value if per_token(part) else value[..., None]
+
+
+def _rows() -> list[Estimator]:
+    a, w, e = advantages, aggregation, expectations
+    rows = [
+        Estimator("reinforce", a.response_reward, source="Williams 1992; arXiv 2506.02553 thm:trajectory-pg"),
+        Estimator("reinforce_baseline", a.prompt_baseline, source="Williams 1992; lem:baseline"),
+        Estimator("reward_to_go", a.reward_to_go, source="Sutton et al. 2000; lem:exact-gradient"),
+        Estimator("trajectory_pg", a.trajectory_value, source="arXiv 2506.02553 thm:trajectory-pg, exact M_t"),
+        Estimator("exact_advantage", a.exact_advantage, source="arXiv 2506.02553 thm:advantage, exact M_t"),
+        Estimator(
+            "zra_discounted", a.zra_discounted, expectation=e.DISCOUNTED_BACK, source="arXiv 2506.02553 prop:gamma-weight"
+        ),
+        Estimator(
+            "zra_discounted_start", a.zra_discounted_start, expectation=e.DISCOUNTED_START, source="ours: prop:gamma-weight"
+        ),
+        Estimator("rloo", a.rloo, source="Kool et al. 2019; arXiv 2402.14740", aliases=("rloo_vectorized",)),
+        Estimator("group_mean", a.group_mean, expectation=e.GROUP_MEAN, source="arXiv 2402.03300 without std"),
+        Estimator("remax", a.greedy, source="arXiv 2310.10505"),
+        Estimator("grpo", a.z_score, w.seq_mean_token_mean, expectation=e.GRPO, source="arXiv 2402.03300", algebraic=False),
+        Estimator(
+            "dr_grpo", a.group_mean, w.seq_mean_token_sum_norm, expectation=e.DR_GRPO, source="arXiv 2503.20783"
+        ),
+        Estimator(
+            "dapo",
+            a.z_score,
+            w.token_mean,
+            expectation=e.TOKEN_MEAN,
+            source="arXiv 2503.14476, first step",
+            aliases=("bnpo",),
+            algebraic=False,
+        ),
+    ]
+    return rows + [_actor_critic(kind, suffix, critic) for kind in ("gae", "ppo") for suffix, critic in CRITICS.items()]
+
+
+CRITICS: dict[str, Critic] = {
+    "": critics.exact_critic,
+    "_position_critic": critics.position_critic,
+    "_wrong_critic": critics.wrong_critic,
+}
+
+
+def _actor_critic(kind: str, suffix: str, critic: Critic) -> Estimator:
+    exact = critic is critics.exact_critic
+    return Estimator(
+        kind + suffix,
+        partial(critics.gae, lam=PPO_LAMBDA),
+        ratio=ratios.ppo_clip if kind == "ppo" else ratios.on_policy,
+        expectation=expectations.UNBIASED if exact else expectations.gae_with(critic, PPO_LAMBDA),
+        source="arXiv 1506.02438" if kind == "gae" else "arXiv 1707.06347, first step, no whitening",
+        critic=critic,
+        algebraic=kind == "gae",
+    )
+
+
+ESTIMATORS: dict[str, Estimator] = {row.name: row for row in _rows()}
+ALIASES: dict[str, str] = {alias: row.name for row in ESTIMATORS.values() for alias in row.aliases}
+
+
+def get(name: str) -> Estimator:
+    """A row by its name or alias; an unknown name lists near matches."""
+    row = ESTIMATORS.get(ALIASES.get(name, name))
+    if row is None:
+        near = difflib.get_close_matches(name, [*ESTIMATORS, *ALIASES], n=3) or sorted(ESTIMATORS)
+        raise EstimatorError(f"unknown estimator {name!r}: did you mean {', '.join(near)}? (`tpg list` shows all)")
+    return row

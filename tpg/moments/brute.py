@@ -1,0 +1,70 @@
+"""The reference: every group of every prompt, one by one.  Cost responses^G; nothing is assumed about the credits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tpg.errors import TooLarge
+from tpg.estimators.table import Estimator
+from tpg.moments.result import Moments
+from tpg.numbers import Array
+from tpg.problem.problem import Problem
+from tpg.rollouts import Responses, every
+
+MAX_CELLS = 2 * 10**9  # groups × parameters
+BLOCK = 1 << 22
+
+
+def brute_force(problem: Problem, estimator: Estimator, group_size: int, covariance: bool = False) -> Moments:
+    """Mean and total variance of ĝ by enumerating every group with its exact probability."""
+    size = problem.parameters
+    first = problem.field.zeros((problem.prompts, size))
+    second = problem.field.zeros((problem.prompts, size, size) if covariance else (problem.prompts, size))
+    scores: Array | None = None
+    for prompt, singles, index, probability in every(problem, group_size, estimator.critic):
+        scores = token_scores(singles) if scores is None else scores
+        step = max(1, BLOCK // (group_size * size))
+        for i in range(0, len(index), step):
+            block, chance = index[i : i + step], probability[i : i + step, None]
+            credits = estimator(singles.group(block, estimator.needs))
+            ghat = _estimates(credits, scores, block)
+            first[prompt] += (chance * ghat).sum(0)
+            second[prompt] += (chance * ghat).T @ ghat if covariance else (chance * ghat * ghat).sum(0)
+    return _moments(problem, group_size, first, second, covariance)
+
+
+def token_scores(singles: Responses) -> Array:
+    """[R, T, D] score of every token of every response, 0 after its end; D all parameters."""
+    problem = singles.problem
+    rows, t = np.nonzero(singles.mask)
+    TooLarge.check("storing every score", singles.mask.size * problem.parameters, 10**8, "use class collapse")
+    out = problem.field.zeros((*singles.mask.shape, problem.parameters))
+    node, token = singles.node[rows, t], singles.token[rows, t]
+    if problem.features is not None:
+        out[rows, t] = problem.scores[node, token]
+        return out
+    table = out.reshape(*singles.mask.shape, *problem.probs.shape)
+    table[rows, t, node] = -problem.probs[node]
+    table[rows, t, node, token] += 1
+    return out
+
+
+def _estimates(credits: Array, scores: Array, index: Array) -> Array:
+    """ĝ [n, D] of groups ``index`` [n, G]."""
+    out = 0
+    for i in range(index.shape[1]):
+        for t in range(credits.shape[2]):
+            out = out + credits[:, i, t, None] * scores[index[:, i], t]
+    return np.asarray(out)
+
+
+def _moments(problem: Problem, group_size: int, first: Array, second: Array, covariance: bool) -> Moments:
+    if problem.features is not None:
+        mean = first
+    else:
+        mean = first.sum(0).reshape(problem.probs.shape)  # every prompt moves only its own rows
+    if not covariance:
+        return Moments(problem, group_size, mean, (second - first * first).sum(-1))
+    each = second - first[:, :, None] * first[:, None, :]
+    whole = (problem.weights[:, None, None] ** 2 * each).sum(0)
+    return Moments(problem, group_size, mean, np.trace(each, axis1=1, axis2=2), whole)

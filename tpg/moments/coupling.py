@@ -1,0 +1,105 @@
+"""How the responses of a group act on each other's credits, class by class (theory.md §4).
+
+A credit sees another response only through its class (reward, length).  With classes k of mass q_k and coupled credits A:
+α_k = G E[A_1 | 1 ∈ k],  β_k = G E[A_1² | 1 ∈ k],  γ_kl = G(G−1) E[A_1 A_2 | 1 ∈ k, 2 ∈ l],  the others multinomial.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tpg.errors import TooLarge
+from tpg.estimators.parts import apply, peers_of
+from tpg.estimators.table import Estimator
+from tpg.numbers import Array, Field
+from tpg.rollouts import Rollouts
+
+MAX_COMPOSITIONS = 2_000_000
+
+
+class Coupling(NamedTuple):
+    """α, β [K] and γ [K, K] of one prompt."""
+
+    first: Array
+    square: Array
+    cross: Array
+
+
+def compositions(classes: int, size: int) -> Array:
+    """[rows, K] every way to split ``size`` responses over ``classes`` classes."""
+    many = math.comb(classes + size - 1, size)
+    TooLarge.check(
+        f"class collapse of {classes} classes in groups of {size}", many * classes, 10 * MAX_COMPOSITIONS, "sample instead"
+    )
+    if classes == 1:
+        return np.array([[size]])
+    bars = np.fromiter(
+        itertools.chain.from_iterable(itertools.combinations(range(size + classes - 1), classes - 1)), dtype=np.int64
+    ).reshape(-1, classes - 1)
+    ends = np.concatenate([np.full((many, 1), -1), bars, np.full((many, 1), size + classes - 1)], axis=1)
+    return np.diff(ends, axis=1) - 1
+
+
+def chances(counts: Array, mass: Array, field: Field) -> Array:
+    """[rows] multinomial probability of ``counts`` [rows, K] under ``mass`` [K]."""
+    if not field.exact:
+        return _log_multinomial(counts, mass)
+    factorial = [math.factorial(n) for n in range(int(counts.sum(1).max()) + 1)]
+    ways = [factorial[sum(row)] // math.prod(factorial[n] for n in row) for row in counts.tolist()]
+    power = np.multiply.reduce(np.stack([_power(mass[k], counts[:, k]) for k in range(len(mass))]), axis=0)
+    return np.asarray(field.array(ways) * power)
+
+
+def _power(base: Any, exponents: Array) -> Array:
+    table = [base * 0 + 1]
+    for _ in range(int(exponents.max())):
+        table.append(table[-1] * base)
+    return np.array(table, dtype=object)[exponents]
+
+
+def _log_multinomial(counts: Array, mass: Array) -> Array:
+    from scipy.special import gammaln, xlogy
+
+    size = counts.sum(1)
+    out = np.exp(gammaln(size + 1) - gammaln(counts + 1).sum(1) + xlogy(counts, mass).sum(1))
+    return np.asarray(out / math.fsum(out))  # takes back the common rounding of the log-gammas
+
+
+def couple(
+    estimator: Estimator, fields: Mapping[str, Array], mass: Array, settings: Mapping[str, Any], field: Field
+) -> Coupling:
+    """Run the coupled factors of ``estimator`` on one representative group per composition of its classes.
+
+    ``fields``: the class values [K] of every field they read; ``mass`` [K] > 0; ``settings``: group_size, horizon, discount.
+    """
+    size = settings["group_size"]
+    counts = compositions(len(mass), size)
+    chance = chances(counts, mass, field)
+    credit = _credits(estimator, fields, counts, settings, field)
+    seen = counts * credit
+    pairs = (chance[:, None] * seen).T @ seen  # Σ P n_k n_l A_k A_l
+    same = (chance[:, None] * counts * credit * credit).sum(0)
+    cross = pairs - np.diag(same)
+    return Coupling((chance[:, None] * seen).sum(0) / mass, same / mass, cross / mass[:, None] / mass[None, :])
+
+
+def _credits(
+    estimator: Estimator, fields: Mapping[str, Array], counts: Array, settings: Mapping[str, Any], field: Field
+) -> Array:
+    """[rows, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""
+    size = int(counts[0].sum())
+    member = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()).reshape(len(counts), size)
+    rollouts = Rollouts(**settings, **{name: values[member] for name, values in fields.items()})
+    product = field.ones((len(counts), size))
+    if peers_of(estimator.advantage):
+        product = product * apply(estimator.advantage, rollouts)
+    if peers_of(estimator.aggregation):
+        product = product / apply(estimator.aggregation, rollouts)
+    first = np.cumsum(counts, axis=1) - counts  # where each class starts in its row
+    picked = np.take_along_axis(product, np.minimum(first, size - 1), axis=1)
+    return np.where(counts > 0, picked, field.scalar(0))

@@ -1,0 +1,106 @@
+"""Classes from enumerated responses: for credits that differ from token to token, and for full covariances."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from tpg.estimators.parts import RESPONSE_LEVEL, peers_of, reads
+from tpg.estimators.table import Estimator
+from tpg.moments.brute import token_scores
+from tpg.moments.coupling import Coupling
+from tpg.numbers import Array, dot
+from tpg.problem.problem import Problem
+from tpg.rollouts import PER_PROMPT, responses
+
+
+def class_fields(estimator: Estimator) -> list[str]:
+    """What tells classes apart: every response-level field that a coupled factor reads."""
+    coupled = [part for part in estimator.parts if peers_of(part)]
+    names = frozenset().union(*(reads(part) for part in coupled))
+    return sorted(names & RESPONSE_LEVEL - set(PER_PROMPT))
+
+
+class Paths:
+    """The classes of all responses, with every response held as a path.  Memory: responses × tokens."""
+
+    def __init__(self, problem: Problem, estimator: Estimator, group_size: int) -> None:
+        self.problem = problem
+        self.singles = responses(problem, estimator.critic)
+        alone = self.singles.group(np.arange(len(self.singles.node))[:, None], estimator.needs, group_size)
+        own = estimator.product(alone, coupled=False)[:, 0]
+        self.weight = np.where(self.singles.mask, own, problem.field.scalar(0))  # [R, T]
+        self._classify(class_fields(estimator))
+
+    def _classify(self, names: list[str]) -> None:
+        columns = {name: getattr(self.singles, name) for name in names}
+        self.code = np.zeros(len(self.weight), dtype=np.int64)
+        for column in columns.values():
+            _, digit = np.unique(self.problem.field.key(column), return_inverse=True)
+            _, self.code = np.unique(np.stack([self.code, digit.ravel()]), axis=1, return_inverse=True)
+        _, first = np.unique(self.code, return_index=True)
+        self.fields = {name: column[first] for name, column in columns.items()}
+        self.classes = len(first)
+
+    def _tally(self, values: Array) -> Array:
+        """Σ of ``values`` [R] by prompt and class: [P, K]."""
+        out = self.problem.field.zeros((self.problem.prompts, self.classes))
+        np.add.at(out, (self.singles.prompt, self.code), values)
+        return out
+
+    @cached_property
+    def mass(self) -> Array:
+        return self._tally(self.singles.probability)
+
+    @cached_property
+    def square(self) -> Array:
+        problem, singles = self.problem, self.singles
+        if problem.features is not None:
+            return self._tally(singles.probability * dot(self._own, self._own))
+        norm2 = 1 - 2 * problem.probs + dot(problem.probs, problem.probs)[:, None]  # ‖e_b − π‖²
+        along = np.where(singles.mask, norm2[singles.node, singles.token], problem.field.scalar(0))
+        return self._tally(singles.probability * dot(self.weight * self.weight, along))  # other prefixes: orthogonal
+
+    @cached_property
+    def _own(self) -> Array:
+        """U [R, D] of every response."""
+        scores = token_scores(self.singles)
+        return np.asarray((self.weight[:, :, None] * scores).sum(1))
+
+    @cached_property
+    def _parts(self) -> Array:
+        """m_k, as ``Problem.pull`` lays it out, per class: [K, N, V] or [K, P, d]."""
+        problem, singles = self.problem, self.singles
+        table = problem.field.zeros((self.classes, *problem.probs.shape))
+        rows, t = np.nonzero(singles.mask)
+        where = self.code[rows], singles.node[rows, t], singles.token[rows, t]
+        np.add.at(table, where, singles.probability[rows] * self.weight[rows, t])
+        return np.stack([problem.pull(coefficient) for coefficient in table])
+
+    @cached_property
+    def gram(self) -> Array:
+        problem, parts = self.problem, self._parts
+        out = problem.field.zeros((problem.prompts, self.classes, self.classes))
+        for prompt in range(problem.prompts):
+            own = parts[:, problem.tree.prompt == prompt] if problem.tabular else parts[:, prompt]
+            flat = own.reshape(self.classes, -1)
+            out[prompt] = flat @ flat.T
+        return out
+
+    def mean(self, alpha: Array) -> Array:
+        owner = self.problem.tree.prompt if self.problem.tabular else np.arange(self.problem.prompts)
+        return np.asarray((alpha.T[:, owner, None] * self._parts).sum(0))
+
+    def covariance(self, couplings: list[Coupling]) -> Array:
+        own, weights = self._own, self.problem.weights
+        out = self.problem.field.zeros((self.problem.parameters,) * 2)
+        for prompt, c in enumerate(couplings):
+            mine = self.singles.prompt == prompt
+            u, chance, code = own[mine], self.singles.probability[mine], self.code[mine]
+            parts = self.problem.field.zeros((self.classes, own.shape[1]))
+            np.add.at(parts, code, chance[:, None] * u)
+            spread = c.cross - c.first[:, None] * c.first[None, :]
+            each = (u * (c.square[code] * chance)[:, None]).T @ u + parts.T @ spread @ parts
+            out = out + weights[prompt] ** 2 * each
+        return out

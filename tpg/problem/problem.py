@@ -1,0 +1,224 @@
+"""A Problem: token trees with known token-level rewards, three policies, and a way to differentiate them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tpg.errors import ProblemError
+from tpg.numbers import FLOAT64, RATIONAL, Array, Field, dot, powers
+from tpg.problem.tree import Tree, expect, reach
+
+TOLERANCE = 1e-9  # how far float64 probabilities may sum from 1; exact ones may not
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Token-generation problem over N prefixes and V tokens.
+
+    - ``tree``: the prefixes of all prompts, breadth-first.
+    - ``probs`` [N, V]: current policy π.  Probability 0 forbids a token.
+    - ``rewards`` [N, V]: token reward r(prefix, token), in rewards; RM(W) = Σ_t γ^{t−1} r_t.
+    - ``discount``: γ.  ``weights`` [P]: prompt distribution, sums to 1.
+    - ``behaviour``, ``reference`` [N, V]: the policy μ that generates, and the one a KL term refers to.  None: π.
+    - ``features`` [N, V, d]: shared parameters, logits = φ·θ + base, score φ(s,a) − E_π φ(s,·).  None: tabular, every
+      prefix owns V logits, score ∂log π(a)/∂logit_b = 1[a=b] − π_b.
+    - ``end_token``: the token that ends a response, if any.  ``field``: number type of all tables.
+    """
+
+    tree: Tree
+    probs: Array
+    rewards: Array
+    weights: Array
+    discount: Any = 1
+    behaviour: Array | None = None
+    reference: Array | None = None
+    features: Array | None = None
+    end_token: int | None = None
+    field: Field = field(default=FLOAT64)
+    name: str = "problem"
+
+    def __post_init__(self) -> None:
+        shape = (self.tree.nodes, self.tree.vocab)
+        for label, table in self._tables().items():
+            if table.shape[:2] != shape:
+                raise ProblemError(f"{self.name}: {label} has shape {table.shape}, needed {shape} [node, token]")
+            if self.field.ordered and not self.field.exact and not np.isfinite(table).all():
+                raise ProblemError(f"{self.name}: {label} holds NaN or infinity: give finite numbers")
+        for label, table in self.policies().items():
+            self._check_policy(label, table)
+        if len(self.weights) != self.tree.prompts or (self.field.ordered and (self.weights <= 0).any()):
+            raise ProblemError(f"{self.name}: weights {self.weights}, needed {self.tree.prompts} positive numbers")
+        object.__setattr__(self, "discount", self.field.scalar(self.discount))
+
+    def _tables(self) -> dict[str, Array]:
+        more = {} if self.features is None else {"features": self.features}
+        return {**self.policies(), "rewards": self.rewards, **more}
+
+    def policies(self) -> dict[str, Array]:
+        """The policy tables that were given, by name."""
+        named = {"probs": self.probs, "behaviour": self.behaviour, "reference": self.reference}
+        return {label: table for label, table in named.items() if table is not None}
+
+    def _check_policy(self, label: str, table: Array) -> None:
+        if self.field.ordered and (table < 0).any():
+            raise ProblemError(f"{self.name}: {label} holds a negative probability: probabilities lie in [0, 1]")
+        off = table.sum(-1) - 1
+        bad = np.flatnonzero(off != 0) if self.field.exact else np.flatnonzero(np.abs(off) > TOLERANCE)
+        if len(bad):
+            raise ProblemError(f"{self.name}: {label} of node {bad[0]} sums to {off[bad[0]] + 1}, needed 1")
+        if self.end_token is not None and self.tree.inner[:, self.end_token].any():
+            raise ProblemError(f"{self.name}: end token {self.end_token} leads to another prefix: it ends a response")
+        early = ~self.tree.inner & (table != 0) & (self.tree.depth < self.tree.depths - 1)[:, None]
+        if self.end_token is not None:
+            early[:, self.end_token] = False
+        if early.any():
+            node, token = np.argwhere(early)[0]
+            raise ProblemError(
+                f"{self.name}: token {token} of node {node} has positive probability, is not the end token and leads "
+                f"nowhere before the horizon: add the prefix or forbid the token"
+            )
+
+    @property
+    def prompts(self) -> int:
+        """P, the number of prompts."""
+        return self.tree.prompts
+
+    @property
+    def horizon(self) -> int:
+        """T, the number of tokens of the longest response."""
+        return self.tree.depths
+
+    @property
+    def vocab(self) -> int:
+        """V, the vocabulary size."""
+        return self.tree.vocab
+
+    @property
+    def tabular(self) -> bool:
+        """Every prefix owns its logits."""
+        return self.features is None
+
+    @property
+    def parameters(self) -> int:
+        """The number of policy parameters: N·V logits, or d shared ones."""
+        return self.probs.size if self.features is None else int(self.features.shape[2])
+
+    @property
+    def sampling(self) -> Array:
+        """[N, V] the policy that generates responses: μ, or π on-policy."""
+        return self.probs if self.behaviour is None else self.behaviour
+
+    @property
+    def on_policy(self) -> bool:
+        """Responses are generated by the policy that is differentiated."""
+        return self.behaviour is None or bool((self.behaviour == self.probs).all())
+
+    def ends_at(self, rows: slice) -> Array:
+        """[n, V] bool: a response of positive probability (under π or μ) ends with this token."""
+        possible = self.probs[rows] != 0
+        if self.behaviour is not None:
+            possible |= self.behaviour[rows] != 0
+        return np.asarray(possible & ~self.tree.inner[rows])
+
+    @property
+    def ends(self) -> Array:
+        """[N, V] bool: where responses end, over all prefixes."""
+        return self.ends_at(slice(None))
+
+    @cached_property
+    def powers(self) -> Array:
+        """[T+1] γ⁰ … γᵀ."""
+        return powers(self.discount, self.horizon + 1)
+
+    @property
+    def totals(self) -> Array:
+        """[N, V] discounted reward Σ_{k≤t} γ^{k−1} r_k up to and including each token: RM(W) where the response ends."""
+        out = np.empty_like(self.rewards)
+        past = self.field.zeros(self.prompts)
+        for t in range(self.horizon):
+            rows = self.tree.at(t)
+            out[rows] = past[:, None] + self.powers[t] * self.rewards[rows]
+            if t < self.horizon - 1:
+                past = self.tree.descend(out[rows], t)
+        return out
+
+    @cached_property
+    def values(self) -> tuple[Array, Array]:
+        """M(s, a) [N, V] and M(s) [N]: expected RM(W) given the prefix, under π; past rewards included."""
+        return expect(self.tree, self.probs, self.totals)
+
+    @cached_property
+    def reach(self) -> Array:
+        """ρ_π [N]: probability that the current policy generates each prefix, given its prompt."""
+        return reach(self.tree, self.probs, self.field)
+
+    @cached_property
+    def sampling_reach(self) -> Array:
+        """ρ_μ [N]: the same under the policy that generates."""
+        return self.reach if self.behaviour is None else reach(self.tree, self.behaviour, self.field)
+
+    @cached_property
+    def scores(self) -> Array:
+        """[N, V, d] ∂log π(a|s)/∂θ for shared parameters."""
+        if self.features is None:
+            raise ProblemError(f"{self.name} is tabular: its scores 1[a=b] − π_b are never stored")
+        return self.features - (self.probs[:, :, None] * self.features).sum(1, keepdims=True)
+
+    def pull(self, coefficient: Array) -> Array:
+        """Σ_{s,a} coefficient(s, a) · score(s, a), per prompt: [N, V] tabular (rows belong to prompts), [P, d] shared."""
+        if self.features is None:
+            return coefficient - self.probs * coefficient.sum(-1, keepdims=True)
+        terms = (coefficient[:, :, None] * self.scores).sum(1)
+        out = self.field.zeros((self.prompts, self.parameters))
+        np.add.at(out, self.tree.prompt, terms)
+        return out
+
+    def inner(self, u: Array, v: Array) -> Array:
+        """[P] ⟨u, v⟩ of each prompt's own part, for gradients as ``pull`` returns them."""
+        rows = dot(u, v)
+        if self.features is not None:
+            return rows
+        out = self.field.zeros(self.prompts)
+        np.add.at(out, self.tree.prompt, rows)
+        return out
+
+    def combine(self, gradient: Array) -> Array:
+        """Σ_x weight(x) · gradient_x as one vector [parameters]."""
+        if self.features is not None:
+            return (self.weights[:, None] * gradient).sum(0)
+        return (self.weights[self.tree.prompt][:, None] * gradient).ravel()
+
+    def to(self, number_type: Field) -> Problem:
+        """The same problem in another number type; float64 tables keep the decimals they were written with."""
+        if number_type is self.field:
+            return self
+        tables = {label: number_type.array(table) for label, table in self._tables().items()}
+        weights = number_type.array(self.weights)
+        return replace(self, **tables, weights=weights, discount=self.discount, field=number_type)
+
+    def map_policy(self, change: Callable[[Array], Array]) -> Problem:
+        """The same problem under another current policy."""
+        return replace(self, probs=change(self.probs))
+
+
+def make(
+    tree: Tree,
+    probs: Any,
+    rewards: Any,
+    *,
+    weights: Any = None,
+    field: Field = RATIONAL,
+    **more: Any,
+) -> Problem:
+    """A Problem from anything array-like ("p/q" strings included); ``weights`` are divided by their sum."""
+    tables = {k: field.array(v) for k, v in more.items() if k in ("behaviour", "reference", "features") and v is not None}
+    rest = {k: v for k, v in more.items() if k not in tables and v is not None}
+    raw = field.ones(tree.prompts) if weights is None else field.array(weights)
+    return Problem(
+        tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **tables, **rest
+    )
