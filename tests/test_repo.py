@@ -28,19 +28,14 @@ TRACES = re.compile(
 
 
 def repository_files() -> list[Path]:
-    """What is, or is about to be, committed; in an unpacked sdist, everything but caches and byte code."""
-    git = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=False,
-        env=os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)},
-    )
-    if git.returncode == 0:
-        files = [ROOT / os.fsdecode(name) for name in git.stdout.split(b"\0") if name]
+    """What git tracks; in an unpacked sdist, which has no index, everything but hidden folders and byte code."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if (ROOT / ".git").exists() and git.returncode == 0:
+        names = [os.fsdecode(name) for name in git.stdout.split(b"\0") if name]
     else:
-        files = [f for f in ROOT.rglob("*") if not re.search(r"cache|\.pyc$|\.hypothesis", str(f.relative_to(ROOT)))]
-    return [f for f in files if f.is_file()]
+        names = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*")]
+        names = [name for name in names if not re.search(r"(^|/)\.(?!ci/)|\.pyc$", name)]
+    return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
 def loaded_after(code: str) -> set[str]:

@@ -6,7 +6,6 @@ runs in float64 (fast), over the rationals (exact) and in GF(p) (identity testin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -121,6 +120,53 @@ def powers(base: Any, count: int) -> Array:
     return np.asarray(np.multiply.accumulate(steps))
 
 
-def multinomial(counts: Array) -> list[int]:
-    """The multinomial coefficients n!/Πn_k! of the rows of ``counts`` [rows, K], as exact integers."""
-    return [math.factorial(int(row.sum())) // math.prod(math.factorial(int(n)) for n in row) for row in counts]
+def _on_duals(operation: Callable[[Dual, Dual], Any]) -> Callable[[Dual, Any], Any]:
+    """Lift plain numbers to duals; leave arrays to NumPy, which applies the operation to each element."""
+
+    def apply(self: Dual, other: Any) -> Any:
+        return NotImplemented if isinstance(other, np.ndarray) else operation(self, _dual(other))
+
+    return apply
+
+
+class Dual:
+    """a + bε with ε² = 0: arithmetic that carries an exact directional derivative along."""
+
+    __slots__ = ("slope", "value")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: Any, slope: Any) -> None:
+        self.value, self.slope = value, slope
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.value, -self.slope)
+
+    __add__ = __radd__ = _on_duals(lambda a, b: Dual(a.value + b.value, a.slope + b.slope))
+    __mul__ = __rmul__ = _on_duals(lambda a, b: Dual(a.value * b.value, a.value * b.slope + a.slope * b.value))
+    __sub__ = _on_duals(lambda a, b: Dual(a.value - b.value, a.slope - b.slope))
+    __rsub__ = _on_duals(lambda a, b: Dual(b.value - a.value, b.slope - a.slope))
+    __truediv__ = _on_duals(lambda a, b: _quotient(a, b))
+    __rtruediv__ = _on_duals(lambda a, b: _quotient(b, a))
+    __eq__ = _on_duals(lambda a, b: bool(a.value == b.value and a.slope == b.slope))  # type: ignore[assignment]
+
+
+def _quotient(a: Dual, b: Dual) -> Dual:
+    value = a.value / b.value
+    return Dual(value, (a.slope - value * b.slope) / b.value)
+
+
+def _dual(value: Any) -> Dual:
+    return value if isinstance(value, Dual) else Dual(_to_rational(value), _to_rational(0))
+
+
+DUAL = Field("dual numbers over the rationals", _dual, exact=True, ordered=False)
+
+
+def dual(value: Array, slope: Array) -> Array:
+    """Arrays of values and slopes as one array of dual numbers."""
+    return np.asarray(np.frompyfunc(Dual, 2, 1)(value, slope), dtype=object)
+
+
+def slopes(values: Array) -> Array:
+    """The ε parts of an array of dual numbers."""
+    return np.asarray(np.frompyfunc(lambda x: x.slope, 1, 1)(values), dtype=object)

@@ -9,12 +9,14 @@ Routes to g, each per prompt in the layout of ``Problem.pull``:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tpg.errors import TooLarge
-from tpg.numbers import Array
+from tpg.numbers import DUAL, Array, dual, slopes
 from tpg.problem.problem import Problem
 from tpg.rollouts import responses
 
@@ -45,8 +47,7 @@ def by_recursion(problem: Problem) -> Array:
 
 def by_enumeration(problem: Problem) -> Array:
     """g = Σ_W P(W) RM(W) Σ_t S_t, the sum taken response by response under the current policy."""
-    on_policy = problem if problem.behaviour is None else _on_policy(problem)
-    paths = responses(on_policy)
+    paths = responses(replace(problem, behaviour=None))
     reward = (paths.token_reward * problem.powers[: problem.horizon]).sum(-1)
     table = problem.field.zeros(problem.probs.shape)
     rows, t = np.nonzero(paths.mask)
@@ -79,6 +80,28 @@ def by_dual_numbers(problem: Problem) -> Array:
     return out.sum(0).reshape(probs.shape)  # a prompt's J moves only with its own logits
 
 
+def jacobian(problem: Problem, field: Callable[[Problem], Array]) -> Array:
+    """[D, D] exact ∂F_i/∂θ_j of a vector field F = ``field``, a function of the policy; rational problems, on-policy.
+
+    F is the gradient of some objective exactly when its Jacobian is symmetric everywhere (zero curl).
+    """
+    directions = _directions(problem)
+    lifted = replace(problem.to(DUAL), behaviour=None)
+    columns = []
+    for j in range(problem.parameters):
+        along = directions[:, :, j]
+        slope = problem.probs * (along - (problem.probs * along).sum(1, keepdims=True))
+        moved = replace(lifted, probs=dual(problem.probs, slope))
+        columns.append(slopes(moved.combine(field(moved))))
+    return np.stack(columns, axis=1)
+
+
+def curl(problem: Problem, field: Callable[[Problem], Array]) -> Array:
+    """[D, D] J − Jᵀ of a vector field: zero at every policy exactly when the field is a gradient."""
+    slope = jacobian(problem, field)
+    return np.asarray(slope - slope.T)
+
+
 def _directions(problem: Problem) -> Array:
     """[N, V, D] change of every logit along every parameter."""
     if problem.features is not None:
@@ -86,12 +109,6 @@ def _directions(problem: Problem) -> Array:
     table = problem.field.zeros((problem.parameters, problem.parameters))
     np.fill_diagonal(table, problem.field.scalar(1))
     return table.reshape(*problem.probs.shape, problem.parameters)
-
-
-def _on_policy(problem: Problem) -> Problem:
-    from dataclasses import replace
-
-    return replace(problem, behaviour=None)
 
 
 gradient = by_recursion

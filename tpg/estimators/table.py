@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,8 @@ PPO_LAMBDA = 0.95  # verl's and OpenRLHF's default for PPO
 class Estimator:
     """A policy-gradient estimator: credits c[i,t] = advantage · ratio / aggregation on the tokens of each response.
 
-    ĝ = Σ_i Σ_t c[i,t] ∇log π(w_{i,t}).  ``algebraic``: rational in (π, r), so that it can be proved over GF(p).
+    ĝ = Σ_i Σ_t c[i,t] ∇log π(w_{i,t}).  ``numbers``: what the formula runs in: "any" field, those with an
+    order (a clip), or float64 alone (a square root).
     """
 
     name: str
@@ -33,7 +35,7 @@ class Estimator:
     source: str = ""
     aliases: tuple[str, ...] = ()
     critic: Critic | None = None
-    algebraic: bool = True
+    numbers: Literal["any", "ordered", "float64"] = "any"
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -54,6 +56,11 @@ class Estimator:
     def min_group(self) -> int:
         """The smallest group for which the credits are defined."""
         return 2 if peers_of(self.advantage) else 1
+
+    @property
+    def algebraic(self) -> bool:
+        """Rational in (π, r): identities about it can be proved over GF(p)."""
+        return self.numbers == "any"
 
     @property
     def formula(self) -> str:
@@ -118,7 +125,7 @@ def _rows() -> list[Estimator]:
         Estimator("rloo", a.rloo, source="Kool et al. 2019; arXiv 2402.14740", aliases=("rloo_vectorized",)),
         Estimator("group_mean", a.group_mean, expectation=e.GROUP_MEAN, source="arXiv 2402.03300 without std"),
         Estimator("remax", a.greedy, source="arXiv 2310.10505"),
-        Estimator("grpo", a.z_score, w.seq_mean_token_mean, expectation=e.GRPO, source="arXiv 2402.03300", algebraic=False),
+        Estimator("grpo", a.z_score, w.seq_mean_token_mean, expectation=e.GRPO, source="arXiv 2402.03300", numbers="float64"),
         Estimator(
             "dr_grpo", a.group_mean, w.seq_mean_token_sum_norm, expectation=e.DR_GRPO, source="arXiv 2503.20783"
         ),
@@ -129,7 +136,7 @@ def _rows() -> list[Estimator]:
             expectation=e.TOKEN_MEAN,
             source="arXiv 2503.14476, first step",
             aliases=("bnpo",),
-            algebraic=False,
+            numbers="float64",
         ),
     ]
     return rows + [_actor_critic(kind, suffix, critic) for kind in ("gae", "ppo") for suffix, critic in CRITICS.items()]
@@ -151,7 +158,7 @@ def _actor_critic(kind: str, suffix: str, critic: Critic) -> Estimator:
         expectation=expectations.UNBIASED if exact else expectations.gae_with(critic, PPO_LAMBDA),
         source="arXiv 1506.02438" if kind == "gae" else "arXiv 1707.06347, first step, no whitening",
         critic=critic,
-        algebraic=kind == "gae",
+        numbers="any" if kind == "gae" else "ordered",
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tpg.errors import TooLarge
+from tpg.estimators.parts import peers_of, reads
 from tpg.estimators.table import Estimator
 from tpg.moments.coupling import Coupling
 from tpg.moments.paths import class_fields
@@ -45,16 +46,14 @@ class Sweep:
         self.levels = [list(_blocks(problem, t)) for t in range(problem.horizon)]
         self.past, self.path = _go_down(problem, self.levels)
         names = class_fields(estimator)
-        rewards = self._distinct_rewards() if "reward" in names else [None]
-        lengths = range(1, problem.horizon + 1) if "length" in names else [None]
+        self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
+        self.given = per_prompt(problem, self.own_needs)
+        rewards, self.code = self._classify("reward" in names, "length" in names)
+        lengths = range(1, problem.horizon + 1) if "length" in names else [0]
         self.kinds = list(itertools.product(rewards, lengths))
         self.fields = {name: _column([kind[name == "length"] for kind in self.kinds]) for name in names}
         self.mass, self.square, self.parts = self._tally()
         self.gram = self._gram_shared() if self.parts is not None else self._gram_tabular()
-
-    def _ends(self, block: Block) -> Array | None:
-        """[V, n] bool: a response ends here; None when none of the block does."""
-        return None if self.problem.tree.full[block.t] else self.problem.ends_at(block.rows).T
 
     def _totals(self, block: Block) -> Array:
         """[V, n] RM(W) of responses that end here."""
@@ -64,28 +63,45 @@ class Sweep:
         """[V, n] probability of generating the prefix and the token."""
         return self.problem.sampling_reach[block.rows] * self.problem.sampling[block.rows].T
 
-    def _distinct_rewards(self) -> list[Any]:
-        known: list[Any] = []
+    def _classify(self, by_reward: bool, by_length: bool) -> tuple[list[Any], Array]:
+        """The distinct rewards, and the class [N, V] of the responses that end there, −1 where none does."""
+        problem, known = self.problem, {} if by_reward else {0: 0}
+        code = np.full(problem.probs.shape, -1, dtype=np.int16, order="F")
         for block in itertools.chain(*self.levels):
-            ends = self._ends(block)
-            rest = self.past[:0] if ends is None else self._totals(block)[ends]
-            for value in known:
-                rest = rest[rest != value]
-            known += list(dict.fromkeys(rest.tolist()))
-            TooLarge.check(f"{self.problem.name}: distinct rewards", len(known), MAX_VALUES, "sample instead")
-        return known
+            if problem.tree.full[block.t]:
+                continue
+            kind = self._reward_index(block, known) if by_reward else 0
+            stride, shift = (problem.horizon, block.t) if by_length else (1, 0)
+            code[block.rows] = np.where(problem.ends_at(block.rows).T, kind * stride + shift, -1).T
+        return list(known), code
 
-    def _members(self, block: Block, ends: Array) -> tuple[Array, Array]:
-        """1_k [K, V, n]: which class ends where; and the own weight w of those responses, [V, n] or [1, 1]."""
-        totals, length = self._totals(block), block.t + 1
-        hits = [
-            ends & (kind[1] in (None, length)) & (True if kind[0] is None else totals == kind[0]) for kind in self.kinds
-        ]
-        given = {name: table[block.prompt] for name, table in per_prompt(self.problem, self.estimator.needs).items()}
-        settings = {"group_size": self.group_size, "horizon": self.problem.horizon, "discount": self.problem.discount}
-        alone = Rollouts(reward=totals[..., None], length=np.full((1, 1, 1), length), **settings, **given)
-        weight = self.estimator.product(alone, coupled=False)[..., 0, 0]
-        return np.where(np.stack(hits), self.problem.field.scalar(1), self.problem.field.scalar(0)), weight
+    def _reward_index(self, block: Block, known: dict[Any, int]) -> Array:
+        """[V, n] the place of each response reward in ``known``, which grows as new ones turn up."""
+        totals = self._totals(block)
+        index = np.full(totals.shape, -1, dtype=np.int16)
+        for value, place in known.items():
+            index[totals == value] = place
+        rest = self.problem.ends_at(block.rows).T & (index < 0)
+        if rest.any():
+            for value in dict.fromkeys(totals[rest].tolist()):
+                index[totals == value] = known.setdefault(value, len(known))
+                TooLarge.check(f"{self.problem.name}: distinct rewards", len(known), MAX_VALUES, "sample instead")
+        return index
+
+    def _members(self, block: Block) -> Array:
+        """1_k [K, V, n] bool: which class ends where."""
+        code = self.code[block.rows].T
+        return code == np.arange(len(self.kinds), dtype=np.int16)[:, None, None]
+
+    def _weight(self, block: Block) -> Array:
+        """Own weight w of the responses that end here, [V, n] or [1, 1]."""
+        problem = self.problem
+        fields: dict[str, Any] = {name: table[block.prompt] for name, table in self.given.items()}
+        if "reward" in self.own_needs:
+            fields["reward"] = self._totals(block)[..., None]
+        fields["length"] = np.full((1, 1, 1), block.t + 1)
+        alone = Rollouts(self.group_size, problem.horizon, problem.discount, **fields)
+        return self.estimator.product(alone, coupled=False)[..., 0, 0]
 
     def _tally(self) -> tuple[Array, Array, Array | None]:
         """q_k, n_k [P, K] and, for shared parameters, m_k [P, K, d]."""
@@ -93,11 +109,10 @@ class Sweep:
         mass, square = problem.field.zeros(shape), problem.field.zeros(shape)
         parts = None if problem.features is None else problem.field.zeros((*shape, problem.parameters))
         for block in itertools.chain(*self.levels):
-            ends = self._ends(block)
-            if ends is None:
+            if problem.tree.full[block.t]:
                 continue
-            member, weight = self._members(block, ends)
-            flat, chance = member.reshape(len(member), -1), self._chance(block)
+            member, weight, chance = self._members(block), self._weight(block), self._chance(block)
+            flat = member.reshape(len(member), -1).astype(chance.dtype)
             mass[block.prompt] += flat @ chance.ravel()
             norm2, scores = self._scores(block)
             square[block.prompt] += flat @ (chance * (weight * weight) * norm2).ravel()
@@ -158,11 +173,9 @@ class Sweep:
         """X(s, b) [size, V, n] after each token of a block."""
         tree = self.problem.tree
         rows = block.rows.stop - block.rows.start
-        ends = self._ends(block)
-        if ends is None:
+        if tree.full[block.t]:
             return below.reshape(size, rows, tree.vocab).transpose(0, 2, 1)
-        member, weight = self._members(block, ends)
-        out = mix(member, block) * weight
+        out = mix(self._members(block), block) * self._weight(block)
         if below.shape[1]:
             out.transpose(0, 2, 1)[:, tree.inner[block.rows]] = below
         return out
@@ -173,7 +186,7 @@ class Sweep:
 
 def _mix(alpha: Array, member: Array) -> Array:
     """Σ_k α_k 1_k as [1, V, n]."""
-    return (alpha @ member.reshape(len(alpha), -1)).reshape(1, *member.shape[1:])
+    return sum(a * mine for a, mine in zip(alpha, member, strict=True))[None]
 
 
 def _column(values: list[Any]) -> Array:

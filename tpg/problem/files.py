@@ -12,13 +12,13 @@ import numpy as np
 
 from tpg.errors import ProblemError, TooLarge
 from tpg.numbers import FLOAT64, RATIONAL, Array
-from tpg.problem.problem import TOLERANCE, Problem, make
-from tpg.problem.schema import ProblemFile, Where, check, from_json, from_toml, number, quote, shown
+from tpg.problem.problem import TOLERANCE, Problem
+from tpg.problem.schema import ProblemFile, Where, check, from_json, from_toml, number, printable, quote, shown
 from tpg.problem.tree import Tree
 
 MAX_HORIZON = 10**4  # a single response of this length already spells 10⁸ tokens in its prefixes
 ROUNDING = 1e-14
-PREFIX = re.compile(r"(?:0|[1-9][0-9]{0,8})(?: (?:0|[1-9][0-9]{0,8}))*")
+PREFIX = re.compile(r"(?:0|[1-9][0-9]{0,17})(?: (?:0|[1-9][0-9]{0,17}))*")
 POLICIES = ("probs", "behaviour", "reference")
 
 
@@ -41,8 +41,8 @@ def dump(problem: Problem, path: str | Path) -> None:
     text = write(to_dict(problem))
     try:
         path.write_text(text, encoding="utf-8")
-    except (OSError, UnicodeError) as error:
-        raise where.error(f"cannot be written: {error}") from None
+    except OSError as error:
+        raise where.error(f"cannot be written: {error.strerror}") from None
 
 
 def to_dict(problem: Problem) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def to_dict(problem: Problem) -> dict[str, Any]:
     given = {label: table.tolist() for label, table in tables.items() if table is not None}
     for node, (prompt, key) in _keys(problem):
         prompts[prompt]["nodes"][key] = {label: _plain(table[node], problem) for label, table in given.items()}
-    head = {"name": problem.name, "horizon": problem.horizon, "end_token": problem.end_token}
+    head = {"name": printable(problem.name), "horizon": problem.horizon, "end_token": problem.end_token}
     return {k: v for k, v in head.items() if v is not None} | {
         "discount": _plain(problem.discount, problem),
         "prompts": prompts,
@@ -94,10 +94,10 @@ def _suffix(path: Path, where: Where) -> str:
 
 
 def _read(path: Path, where: Where) -> Any:
-    if not path.is_file():
-        raise where.error("is a directory: name a file in it" if path.is_dir() else "no such file: check the path")
-    parse = _FORMATS[_suffix(path, where)][0]
     try:
+        if not path.is_file():
+            raise where.error("is a directory: name a file in it" if path.is_dir() else "no such file: check the path")
+        parse = _FORMATS[_suffix(path, where)][0]
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise where.error(f"byte {error.start} is not UTF-8: save the file as UTF-8") from None
@@ -144,14 +144,17 @@ _FORMATS: dict[str, tuple[Callable[[str, Where], Any], Callable[[dict[str, Any]]
 def _problem(data: Any, file: str, name: str) -> Problem:
     parsed, where = check(data, file)
     horizon = float(min(parsed.horizon, 10**18))
-    TooLarge.check(f"{file}: horizon", horizon, MAX_HORIZON, "give the number of tokens of the longest response")
+    TooLarge.check(
+        f"{printable(file)}: horizon", horizon, MAX_HORIZON, "give the number of tokens of the longest response"
+    )
     return _Assembly(parsed, where).problem(parsed.name or name)
 
 
 def _normalised(table: Array) -> Array:
-    """Rows divided by their sum; a sum that float64 rounding explains stays, so that written floats come back."""
+    """Rows divided by their sum; float rows that are only a rounding away from 1 stay, so that they survive dump."""
     total = table.sum(-1, keepdims=True)
-    return table / np.where(np.abs(total - 1) < ROUNDING, 1, total)
+    close = total == 1 if table.dtype == object else np.abs(total - 1) < ROUNDING
+    return table if close.all() else table / np.where(close, 1, total)
 
 
 class _Assembly:
@@ -209,35 +212,26 @@ class _Assembly:
     def problem(self, name: str) -> Problem:
         """Everything checked and put together."""
         policies = {label: table for label in POLICIES if (table := self.policy(label)) is not None}
-        exact = True
-        for label, table in policies.items():
-            exact &= self.sums_to_one(label, table)
+        off = [label for label, table in policies.items() if not self.sums_to_one(label, table)]
         possible = (policies["probs"] != 0) | (policies.get("behaviour", policies["probs"]) != 0)
         inner = self.inner(possible)
-        tables = policies | {"rewards": self.rewards(possible, inner)}
-        if not exact:  # decimals that cannot sum to 1, such as floats of 17 digits
+        tables = policies | {"rewards": self.rewards(possible, inner), "weights": self.weights()} | self.features()
+        if off:  # decimals that cannot sum to 1, such as floats of 17 digits
             tables = {label: FLOAT64.array(table) for label, table in tables.items()}
-            tables |= {label: _normalised(tables[label]) for label in policies}
-        more: dict[str, Any] = {
-            "weights": self.weights(),
-            "discount": self.parsed.discount,
-            "features": self.features(),
-        }
-        more |= {"end_token": self.end, "name": name}
-        tree = Tree(inner, len(self.parsed.prompts))
+        tables |= {label: _normalised(tables[label]) for label in (*policies, "weights")}
+        more: dict[str, Any] = {"discount": self.parsed.discount, "end_token": self.end, "name": name}
+        more |= {"field": FLOAT64 if off else RATIONAL, **tables}
         try:
-            return make(tree, **tables, **more, field=RATIONAL if exact else FLOAT64)
+            return Problem(Tree(inner, len(self.parsed.prompts)), **more)
         except ProblemError as error:
             raise self.where.error(str(error)) from None
 
-    def weights(self) -> list[Any] | None:
-        """One per prompt, or none at all."""
-        weights = [prompt.weight for prompt in self.parsed.prompts]
-        if all(w is None for w in weights):
-            return None
-        if None in weights:
-            raise self.where.error("weight is missing: give every prompt one, or none", weights.index(None))
-        return weights
+    def weights(self) -> Array:
+        """[P]; one per prompt was given, or none at all."""
+        given = [prompt.weight for prompt in self.parsed.prompts]
+        if None in given and any(w is not None for w in given):
+            raise self.where.error("weight is missing: give every prompt one, or none", given.index(None))
+        return RATIONAL.array([1 if w is None else w for w in given])
 
     def table(self, rows: list[list[Any]], label: str) -> Array:
         """``rows`` as [N, V]."""
@@ -317,11 +311,11 @@ class _Assembly:
             raise self._wrong("goes on: list whole responses only", key, prompt, response=True)
         return node, token
 
-    def features(self) -> list[Any] | None:
-        """[N][V][d], or None."""
+    def features(self) -> dict[str, Array]:
+        """[N, V, d] under its name, if given."""
         rows = [node.features or [] for node in self.nodes]
         if not any(rows):
-            return None
+            return {}
         if [] in rows:
             raise self.error("features is missing: give every node of every prompt some, or none", rows.index([]))
         self.check_lengths(rows, "features")
@@ -333,4 +327,4 @@ class _Assembly:
                         f"features[{token}] holds {len(entries)} numbers, needed {width} as the first: give all as many"
                     )
                     raise self.error(text, node)
-        return rows
+        return {"features": np.array(rows, dtype=object)}

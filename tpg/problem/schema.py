@@ -10,10 +10,11 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from flint import fmpq
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
@@ -28,12 +29,6 @@ NOT_FINITE = {"nan", "inf", "infinity"}
 TWICE = object()  # the value of a key that the file gives more than once
 
 T = TypeVar("T")
-
-
-class Written(NamedTuple):
-    """A number of a file as its author wrote it: 0.1 is 1/10, not the double next to it."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -65,37 +60,39 @@ def shown(value: Any) -> str:
     """A value of the wrong kind, in a few words."""
     if isinstance(value, dict | list):
         return ("an object {…}" if isinstance(value, dict) else "a list […]") if value else "empty"
-    if isinstance(value, Written | str):
-        return value.text[:60] if isinstance(value, Written) else quote(value)
+    if isinstance(value, str):
+        return quote(value)
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a huge integer"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)[:60]
 
 
 def from_json(text: str, where: Where) -> Any:
-    """The content of a JSON text, numbers with a point as Written."""
+    """The content of a JSON text, numbers with a point as Decimal: 0.1 is 1/10, not the double next to it."""
     try:
-        return json.loads(text, parse_float=Written, parse_constant=Written, object_pairs_hook=_object)
+        return json.loads(text, parse_float=Decimal, parse_constant=Decimal, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise where.error(f"not JSON: {error.msg} (at line {error.lineno}, column {error.colno})") from None
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ArithmeticError, ValueError) as error:
         raise where.error(_extreme(error)) from None
 
 
 def from_toml(text: str, where: Where) -> Any:
-    """The content of a TOML text, numbers with a point as Written."""
+    """The content of a TOML text, numbers with a point as Decimal."""
     try:
-        return tomllib.loads(text, parse_float=lambda written: Written(written.replace("_", "")))
+        return tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         end = f"at line {text.count(chr(10)) + 1}, column {len(text) - text.rfind(chr(10))}"
         raise where.error(f"not TOML: {str(error).replace('at end of document', end)}") from None
-    except (RecursionError, ValueError) as error:
+    except (RecursionError, ArithmeticError, ValueError) as error:
         raise where.error(_extreme(error)) from None
 
 
 def _extreme(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "is nested too deeply: a problem needs at most 8 levels"
+    if isinstance(error, ArithmeticError):
+        return "holds a number whose exponent is beyond reason: change the unit"
     return "holds an integer of thousands of digits: shorten it"  # Python's own limit
 
 
@@ -113,10 +110,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def number(value: Any) -> Any:
     """The exact rational that a JSON or TOML number, or a string "p/q" or "0.25", means; else ValueError."""
-    if isinstance(value, Written):
-        return _exact(value.text)
-    if isinstance(value, str):
-        return _exact(value)
+    if isinstance(value, str | Decimal):
+        return _exact(str(value))
     if isinstance(value, float):
         return _exact(repr(float(value)))  # as numbers.parse: the shortest decimal that round-trips
     if isinstance(value, int | Fraction) and not isinstance(value, bool):

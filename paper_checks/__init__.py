@@ -1,0 +1,18 @@
+"""The paper's statements, one module per label.  Each module ends in a ``CLAIM``; ``tpg verify`` computes its status."""
+
+from importlib import import_module
+
+ORDER = (
+    "lem_exact_gradient",
+    "lem_baseline",
+    "thm_trajectory_pg",
+    "prop_gamma_weight",
+    "thm_advantage",
+    "prop_reinforce_family",
+    "prop_silent_group",
+    "prop_gae_pathwise",
+    "prop_reward_class",
+    "prop_group_mean",
+)
+CLAIMS = [import_module(f"paper_checks.{name}").CLAIM for name in ORDER]
+PAPER = "He, Xia, Zhou, Wei, arXiv 2506.02553"

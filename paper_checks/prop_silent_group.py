@@ -1,0 +1,70 @@
+"""prop:silent-group: a group whose rewards are all equal teaches group-relative methods nothing; M_t − M_{t−1} still may."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paper_checks.common import PAPER, both, row
+from tpg.claims import Claim, Finding, nonzero, zero
+from tpg.claims.record import Check
+from tpg.estimators import advantages
+from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.numbers import FLOAT64, Array
+from tpg.problem import zoo
+from tpg.problem.problem import Problem
+from tpg.rollouts import every
+
+
+def silent_credits(problem: Problem, estimator: Estimator, group_size: int) -> Array:
+    """The credits of every group whose rewards are all equal, flattened."""
+    out = []
+    for _, singles, index, _ in every(problem, group_size, estimator.critic):
+        reward = singles.reward[index]
+        silent = index[(reward == reward[:, :1]).all(1)]
+        if len(silent):
+            out.append(estimator(singles.group(silent, estimator.needs)).ravel())
+    return np.concatenate(out)
+
+
+def vanish(estimator: Estimator) -> Check:
+    """No token of a silent group gets credit; the same reward for all is enforced, so every group of a prompt counts."""
+
+    def check(problem: Problem) -> Sequence[Finding]:
+        given = problem.to(FLOAT64) if estimator.numbers == "float64" else problem
+        return [zero(f"credits of {estimator.name} in silent groups", silent_credits(given, estimator, 2))]
+
+    return check
+
+
+def nan_where_tied(reward: Array) -> Array:
+    """Mutant: mean-centred, but a tie gets the raw reward, as some code treats a group without spread."""
+    return np.where(advantages.tied(reward), reward + 1, advantages.rloo(reward))
+
+
+GROUP_RELATIVE = [ESTIMATORS[name] for name in ("rloo", "group_mean", "grpo", "dr_grpo", "dapo")]
+
+
+def example() -> Sequence[Finding]:
+    problem = zoo.two_valued()
+    exact = ESTIMATORS["exact_advantage"]
+    failed = [zero(f"{e.name}, G = 3", silent_credits(problem.to(FLOAT64), e, 3)) for e in GROUP_RELATIVE]
+    return [*failed, nonzero("credits M_t − M_{t−1} in the same groups", silent_credits(problem, exact, 3))]
+
+
+CLAIM = Claim(
+    label="prop:silent-group",
+    statement="when all rewards of a group are equal, group-relative credits vanish, while M_t − M_{t−1} need not",
+    source=PAPER,
+    hypotheses=("the baseline or scale is computed from the group alone",),
+    check=both(*(vanish(estimator) for estimator in GROUP_RELATIVE)),
+    example=example,
+    mutants={
+        "REINFORCE": vanish(ESTIMATORS["reinforce"]),
+        "ReMax": vanish(ESTIMATORS["remax"]),
+        "exact advantages": vanish(ESTIMATORS["exact_advantage"]),
+        "ties get the raw reward": vanish(row(nan_where_tied)),
+    },
+    algebraic=False,
+)

@@ -1,0 +1,68 @@
+"""A claim: a statement with its label, source and hypotheses, the check that decides it, and mutants the check must refute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tpg.numbers import Array
+from tpg.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was computed: what, whether it is as claimed, and the number that shows it."""
+
+    what: str
+    ok: bool
+    value: str
+
+
+Check = Callable[[Problem], Sequence[Finding]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about all problems of a kind, decided by exact computation.
+
+    - ``check(problem)``: findings that must hold on every problem (universal part), in rationals and, if ``algebraic``,
+      at random points of GF(p), which proves the identity for the shape of the problem.
+    - ``example()``: findings on chosen problems (existential part: "…need not vanish", "…is biased").
+    - ``mutants``: wrong versions of the check; each must fail somewhere, or the check is too weak to believe.
+    - ``degree(horizon)``: bound on the degree of the identity's numerator in the free probabilities, rewards, features
+      and γ (Schwartz–Zippel).
+    - ``needs``: labels without which this claim does not hold.
+    """
+
+    label: str
+    statement: str
+    source: str
+    hypotheses: tuple[str, ...]
+    check: Check
+    mutants: dict[str, Check]
+    example: Callable[[], Sequence[Finding]] | None = None
+    needs: tuple[str, ...] = ()
+    discounts: tuple[str, ...] = ("9/10",)
+    algebraic: bool = True
+    degree: Callable[[int], int] = field(default=lambda horizon: 16 * (horizon + 2))
+
+
+def zero(what: str, value: Array | Any) -> Finding:
+    """``value`` must vanish exactly."""
+    array = np.asarray(value, dtype=object).ravel()
+    off = [x for x in array.tolist() if x != 0]
+    return Finding(what, not off, f"0 in {len(array)} numbers" if not off else f"{len(off)} of {len(array)} not 0: {off[0]}")
+
+
+def nonzero(what: str, value: Array | Any) -> Finding:
+    """``value`` must not vanish: some entry differs from 0."""
+    found = zero(what, value)
+    return Finding(what, not found.ok, found.value)
+
+
+def positive(what: str, value: Any) -> Finding:
+    """A number of an ordered field must be positive."""
+    return Finding(what, bool(value > 0), str(value))

@@ -1,0 +1,42 @@
+"""Finds claims: every installed package may offer some through the entry-point group ``tpg.claims``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+
+from tpg.claims.record import Claim
+from tpg.errors import TpgError
+
+GROUP = "tpg.claims"
+
+
+def load() -> dict[str, Claim]:
+    """All claims by label, in the order of their modules: an entry point names a module with a list ``CLAIMS``."""
+    found: dict[str, Claim] = {}
+    for entry in entry_points(group=GROUP):
+        for claim in entry.load().CLAIMS:
+            if claim.label in found:
+                raise TpgError(f"claim {claim.label!r} is registered twice: labels name one statement each")
+            found[claim.label] = claim
+    if not found:
+        raise TpgError(f"no claims found under the entry point {GROUP!r}: install the package (pip install -e .)")
+    return found
+
+
+def choose(labels: Iterable[str]) -> list[Claim]:
+    """The claims named, with everything they need, or all; an unknown label lists near matches."""
+    known = load()
+    wanted = list(labels) or list(known)
+    for label in wanted:
+        if label not in known:
+            near = difflib.get_close_matches(label, known, n=3, cutoff=0.4) or list(known)
+            raise TpgError(f"unknown claim {label!r}: did you mean {', '.join(near)}? (`tpg list claims` shows all)")
+    todo, chosen = list(wanted), set(wanted)
+    while todo:
+        for needed in known[todo.pop()].needs:
+            if needed not in chosen:
+                chosen.add(needed)
+                todo.append(needed)
+    return [claim for label, claim in known.items() if label in chosen]

@@ -1,0 +1,123 @@
+"""Runs claims and computes their status.  Nothing here can be typed by hand: a status is a function of findings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tpg.claims.cases import POINT_FIELD, cases
+from tpg.claims.record import Check, Claim, Finding
+from tpg.numbers import MERSENNE_61, RATIONAL
+from tpg.problem.problem import Problem
+
+HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "undecided"
+POINTS = 2  # random points of GF(p) per shape
+Progress = Callable[[str, int, int], None]  # label, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a claim.
+
+    ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with probability
+    at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant survived, or a
+    needed claim does not hold).
+    """
+
+    label: str
+    statement: str
+    status: str
+    evidence: str
+    seconds: float
+    why: str
+    shapes: int
+    findings: int
+    mutants: dict[str, str]  # mutant → the problem that refuted it, or "survived"
+    error_probability: float | None
+    needs: tuple[str, ...]
+
+
+@dataclass
+class _Tally:
+    """Counts findings and keeps the first failure."""
+
+    count: int = 0
+    failure: str = ""
+
+    def add(self, findings: Iterable[Finding], where: str) -> None:
+        for found in findings:
+            self.count += 1
+            if not found.ok and not self.failure:
+                self.failure = f"{where}: {found.what}: {found.value}"
+
+
+def run(claim: Claim, quick: bool = False, seed: int = 0, progress: Progress | None = None) -> Outcome:
+    """Check ``claim`` on every contrast, exactly, then every mutant."""
+    started, tally = time.perf_counter(), _Tally()
+    shapes = list(cases(claim.discounts, quick))
+    steps = len(shapes) + len(claim.mutants)
+    for done, case in enumerate(shapes):
+        _tick(progress, claim.label, done, steps)
+        fields = [RATIONAL] + [POINT_FIELD] * (POINTS if claim.algebraic else 0)
+        for point, field in enumerate(fields):
+            problem = case.problem(field, seed + 1000 * point)
+            tally.add(claim.check(problem), problem.name)
+    if claim.example is not None:
+        tally.add(claim.example(), "example")
+    mutants = {}
+    measured = [case.problem(RATIONAL, seed) for case in shapes]
+    for done, (name, mutant) in enumerate(claim.mutants.items()):
+        _tick(progress, claim.label, len(shapes) + done, steps)
+        mutants[name] = refuted_on(mutant, measured)
+    _tick(progress, claim.label, steps, steps)
+    return _outcome(claim, tally, mutants, shapes, time.perf_counter() - started)
+
+
+def _tick(progress: Progress | None, label: str, done: int, steps: int) -> None:
+    if progress is not None:
+        progress(label, done, steps)
+
+
+def refuted_on(mutant: Check, problems: Sequence[Problem]) -> str:
+    """The first problem on which ``mutant`` fails, or "survived"."""
+    for problem in problems:
+        if not all(found.ok for found in mutant(problem)):
+            return problem.name
+    return "survived"
+
+
+def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Sequence[Any], seconds: float) -> Outcome:
+    survivors = [name for name, fate in mutants.items() if fate == "survived"]
+    chance = None
+    if tally.failure:
+        status, evidence, why = REFUTED, "REFUTED", tally.failure
+    elif survivors or not mutants:
+        status, evidence, why = UNDECIDED, "OPEN", f"the check lets mutants pass: {', '.join(survivors) or 'none given'}"
+    elif claim.algebraic:
+        status, evidence, why = HOLDS, "PROVED", f"identity in GF(2^61-1) at {POINTS} random points of each shape"
+        chance = sum((claim.degree(case.horizon) / MERSENNE_61) ** POINTS for case in shapes)
+    else:
+        status, evidence, why = HOLDS, "MEASURED", "exact on every problem listed"
+    return Outcome(
+        claim.label, claim.statement, status, evidence, round(seconds, 3), why, len(shapes), tally.count, mutants, chance,
+        claim.needs,
+    )  # fmt: skip
+
+
+def verify(claims: Sequence[Claim], quick: bool = False, progress: Progress | None = None) -> list[Outcome]:
+    """Run ``claims`` in order; one that needs another which does not hold is left open."""
+    return settle([run(claim, quick, progress=progress) for claim in claims])
+
+
+def settle(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """A claim holds only together with everything it needs, and with what that needs."""
+    by_label = {o.label: o for o in outcomes}
+    for _ in outcomes:  # dependencies are at most this deep
+        for label, outcome in by_label.items():
+            broken = [n for n in outcome.needs if n not in by_label or by_label[n].status != HOLDS]
+            if outcome.status == HOLDS and broken:
+                why = f"needs {', '.join(broken)}, which does not hold or was not run"
+                by_label[label] = replace(outcome, status=UNDECIDED, evidence="OPEN", why=why)
+    return list(by_label.values())
