@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from tpg import truth
 from tpg.claims import Finding, zero
 from tpg.claims.record import Check
-from tpg.estimators.parts import Part
+from tpg.estimators.parts import Part, apply, reads
 from tpg.estimators.table import Estimator
 from tpg.moments import brute_force
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic
+from tpg.rollouts import Critic, Responses, responses
 
 PAPER = "He, Xia, Zhou, Wei, arXiv 2506.02553"
 
@@ -45,6 +47,13 @@ def unbiased(estimator: Estimator, group_size: int = 1, factor: Any = 1) -> Chec
     return check
 
 
+def on_paths(problem: Problem, part: Part, critic: Critic | None = None) -> tuple[Responses, Array]:
+    """``part`` on every single response: the responses, and its value [R] or [R, T]."""
+    singles = responses(problem, critic)
+    alone = singles.group(np.arange(len(singles.node))[:, None], reads(part))
+    return singles, apply(part, alone)[:, 0]
+
+
 def both(*checks: Check) -> Check:
     """All findings of several checks."""
 
@@ -52,8 +61,3 @@ def both(*checks: Check) -> Check:
         return [found for each in checks for found in each(problem)]
 
     return check
-
-
-def per_response(credit: Callable[..., Array]) -> Part:
-    """Name a lambda, so that reports can say which credit failed."""
-    return credit

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
-
-from paper_checks.common import PAPER, unbiased
+from paper_checks.common import on_paths, unbiased
 from tpg import truth
 from tpg.claims import Claim, Finding, zero
 from tpg.claims.record import Check
@@ -14,7 +13,7 @@ from tpg.estimators import critics
 from tpg.estimators.table import ESTIMATORS
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic, responses
+from tpg.rollouts import Critic
 
 
 def from_token_rewards(problem: Problem, node: Array, token: Array, mask: Array, lam: int) -> Array:
@@ -34,11 +33,9 @@ def pathwise(critic: Critic) -> Check:
     """Equal at T + 1 values of λ: both sides are polynomials of degree < T in λ, so equal for every λ."""
 
     def check(problem: Problem) -> Sequence[Finding]:
-        singles = responses(problem, critic)
-        roll = singles.group(np.arange(len(singles.node))[:, None], {"reward", "length", "mask", "value"})
         out = []
         for lam in range(problem.horizon + 1):
-            late = critics.gae(roll.reward, roll.length, roll.mask, roll.value, lam=lam)[:, 0]
+            singles, late = on_paths(problem, partial(critics.gae, lam=lam), critic)
             true = from_token_rewards(problem, singles.node, singles.token, singles.mask, lam)
             out.append(zero(f"GAE({lam}) on every path", late - true))
         return out

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_checks.common import PAPER, both, expectation, gradient, row, unbiased
+from paper_checks.common import PAPER, both, expectation, gradient, on_paths, row, unbiased
 from tpg import truth
 from tpg.claims import Claim, Finding, nonzero, zero
 from tpg.claims.record import Check
@@ -17,21 +17,18 @@ from tpg.estimators.expectations import of_effective_reward
 from tpg.numbers import Array, powers
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
-from tpg.rollouts import responses
+from tpg.problem.tree import expect
 
 
 def late_weight(power: int) -> Check:
     """The credit γ^{L−t} RM, on every response: γ^{L−1} RM times (1/γ)^{t−1} (``power`` = −1; +1 is the mutant)."""
 
     def check(problem: Problem) -> Sequence[Finding]:
-        singles = responses(problem)
-        one = np.arange(len(singles.node))[:, None]
-        roll = singles.group(one, {"reward", "length", "mask"})
-        credit = advantages.zra_discounted(roll.reward, roll.length, roll.mask, problem.discount)
-        first = advantages.zra_discounted_start(roll.reward, roll.length, problem.discount, problem.horizon)
+        singles, credit = on_paths(problem, advantages.zra_discounted)
+        _, first = on_paths(problem, advantages.zra_discounted_start)
         steps = powers(problem.discount, problem.horizon)
         weight = 1 / steps if power < 0 else steps
-        gap = np.where(roll.mask, credit - first[..., None] * weight, 0)
+        gap = np.where(singles.mask, credit - first[:, None] * weight, 0)
         return [zero("credit = (1/γ)^{t−1} · γ^{L−1} RM on every token", gap)]
 
     return check
@@ -51,15 +48,9 @@ def length_penalty(problem: Problem) -> Sequence[Finding]:
 
 def implemented(problem: Problem) -> Array:
     """E Σ_t γ^{L−t} RM S_t as a vector field of the policy, from the tree: γ^{L−t} RM is γ^{−(t−1)} · γ^{L−1} RM."""
-    after, _ = _effective(problem)
+    after, _ = expect(problem.tree, problem.probs, problem.powers[problem.tree.depth][:, None] * problem.totals)
     weight = 1 / problem.powers[problem.tree.depth]
     return problem.pull((weight * problem.reach)[:, None] * problem.probs * after)
-
-
-def _effective(problem: Problem) -> tuple[Array, Array]:
-    from tpg.problem.tree import expect
-
-    return expect(problem.tree, problem.probs, problem.powers[problem.tree.depth][:, None] * problem.totals)
 
 
 def example() -> Sequence[Finding]:
@@ -76,7 +67,9 @@ def example() -> Sequence[Finding]:
     kept = truth.curl(small, lambda p: of_effective_reward(p, p.powers[p.tree.depth][:, None] * p.totals))
     out.append(zero("with γ^{t−1} kept the curl is 0", kept))
     undiscounted = replace(small, discount=small.field.scalar(1))
-    out.append(zero("γ = 1: unbiased", expectation(undiscounted, row(advantages.zra_discounted)) - gradient(undiscounted)))
+    out.append(
+        zero("γ = 1: unbiased", expectation(undiscounted, row(advantages.zra_discounted)) - gradient(undiscounted))
+    )
     return out
 
 

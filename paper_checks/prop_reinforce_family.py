@@ -10,13 +10,13 @@ from paper_checks.common import PAPER, both, row, unbiased
 from tpg.claims import Claim, Finding, zero
 from tpg.claims.record import Check
 from tpg.estimators import advantages
-from tpg.estimators.parts import peers
+from tpg.estimators.parts import Part, peers
 from tpg.estimators.table import Estimator
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.rollouts import every
 
-FAMILY = {"reinforce": advantages.response_reward, "rloo": advantages.rloo, "remax": advantages.greedy}
+FAMILY: tuple[Part, ...] = (advantages.response_reward, advantages.rloo, advantages.greedy)
 MEAN = row(advantages.group_mean)
 
 
@@ -62,9 +62,9 @@ CLAIM = Claim(
     source=PAPER,
     hypotheses=("responses of a group are independent", "σ and 1/|o| left out (prop:sigma, prop:length)"),
     check=both(
-        *(one_number(row(part)) for part in (*FAMILY.values(), advantages.group_mean)),
-        *(baseline_ignores_own(row(part)) for part in FAMILY.values()),
-        *(unbiased(row(part), 2) for part in FAMILY.values()),
+        *(one_number(row(part)) for part in (*FAMILY, advantages.group_mean)),
+        *(baseline_ignores_own(row(part)) for part in FAMILY),
+        *(unbiased(row(part), 2) for part in FAMILY),
         unbiased(MEAN, 2, "1/2"),
     ),
     mutants={

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
-from paper_checks.common import PAPER, both, row, unbiased
+from paper_checks.common import PAPER, both, on_paths, row, unbiased
 from tpg.claims import Claim, Finding, positive, zero
 from tpg.claims.record import Check
 from tpg.estimators import advantages, critics
@@ -15,27 +13,23 @@ from tpg.moments import brute_force
 from tpg.numbers import Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic, responses
+from tpg.rollouts import Critic
 
 
 def is_ppo_advantage(critic: Critic) -> Check:
     """GAE(0) on the reward paid at the end, with ``critic``, equals M_t − M_{t−1} on every path."""
 
     def check(problem: Problem) -> Sequence[Finding]:
-        singles = responses(problem, critic)
-        one = np.arange(len(singles.node))[:, None]
-        roll = singles.group(one, {"reward", "length", "mask", "value", "continuation_value"})
-        actor_critic = critics.gae(roll.reward, roll.length, roll.mask, roll.value, lam=0)
-        gap = actor_critic - advantages.exact_advantage(roll.continuation_value)
-        return [zero("r^ZRA_t + V_{t+1} − V_t = M_t − M_{t−1} on every path", gap)]
+        _, actor_critic = on_paths(problem, partial(critics.gae, lam=0), critic)
+        _, exact = on_paths(problem, advantages.exact_advantage)
+        return [zero("r^ZRA_t + V_{t+1} − V_t = M_t − M_{t−1} on every path", actor_critic - exact)]
 
     return check
 
 
-def step_too_far(continuation_value: Array) -> Array:
-    """Mutant: M_{t+1} − M_{t−1} would count the next token's surprise too; here M_t − M_{t−2}, a step late."""
-    late = np.concatenate([continuation_value[..., :1], continuation_value[..., :-2]], axis=-1)
-    return continuation_value[..., 1:] * 2 - late
+def doubled(continuation_value: Array) -> Array:
+    """Mutant: credit 2 M_t − M_{t−1}."""
+    return 2 * continuation_value[..., 1:] - continuation_value[..., :-1]
 
 
 def other_baseline(continuation_value: Array, value: Array) -> Array:
@@ -68,7 +62,7 @@ CLAIM = Claim(
     mutants={
         "a critic of limited capacity": is_ppo_advantage(critics.position_critic),
         "that critic with λ = 0, unbiased": unbiased(row(partial(critics.gae, lam=0), critics.position_critic)),
-        "twice M_t": unbiased(row(step_too_far)),
+        "twice M_t": unbiased(row(doubled)),
     },
     needs=("thm:trajectory-pg", "lem:baseline"),
 )

@@ -98,4 +98,3 @@ def error_bound(result: Moments) -> float:
     mean = problem.combine(result.mean)
     rms = math.sqrt(float(mean @ mean) + float(result.total_variance))
     return float(np.finfo(np.float64).eps) * steps * math.sqrt(size * problem.horizon) * rms
-

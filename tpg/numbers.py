@@ -133,7 +133,7 @@ class Dual:
     """a + bε with ε² = 0: arithmetic that carries an exact directional derivative along."""
 
     __slots__ = ("slope", "value")
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __init__(self, value: Any, slope: Any) -> None:
         self.value, self.slope = value, slope

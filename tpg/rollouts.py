@@ -1,4 +1,4 @@
-"""Rollouts: what an estimator may read, and the two ways to fill it: every group with its probability, or drawn ones."""
+"""Rollouts: what an estimator may read.  Filled with every group and its probability, or with drawn groups."""
 
 from __future__ import annotations
 
@@ -158,11 +158,11 @@ class Responses:
 
 
 class Groups(NamedTuple):
-    """A block of groups of one prompt: ``index`` [n, G] into ``responses``, with exact ``probability`` [n]."""
+    """A block of groups of one prompt: ``members`` [n, G] of ``responses``, with exact ``probability`` [n]."""
 
     prompt: int
     responses: Responses
-    index: Array
+    members: Array
     probability: Array
 
 
@@ -201,8 +201,9 @@ def draw(
 
 def per_prompt(problem: Problem, needs: Iterable[str]) -> dict[str, Array]:
     """Those of the fields ``needs`` that belong to prompts: [P] each."""
-    table = {"expected_reward": lambda: problem.values[1][: problem.prompts], "greedy_reward": lambda: greedy(problem).reward}
-    return {name: table[name]() for name in PER_PROMPT if name in set(needs)}
+    wanted = set(needs)
+    expected = {"expected_reward": problem.values[1][: problem.prompts]} if "expected_reward" in wanted else {}
+    return expected | ({"greedy_reward": greedy(problem).reward} if "greedy_reward" in wanted else {})
 
 
 def greedy(problem: Problem) -> Responses:

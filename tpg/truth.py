@@ -56,7 +56,7 @@ def by_enumeration(problem: Problem) -> Array:
 
 
 def by_dual_numbers(problem: Problem) -> Array:
-    """g by dual numbers: J(θ + εv) for every parameter direction v, with π' = π · (v-logits − their mean) to first order.
+    """g by dual numbers: J(θ + εv) for every parameter direction v; dπ = π · (change of logit − its mean under π).
 
     Rewards and reach are summed forward, node by node: J = Σ_{s,a} ρ(s) π(a|s) γ^{t−1} r(s,a).
     """

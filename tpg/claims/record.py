@@ -54,7 +54,9 @@ def zero(what: str, value: Array | Any) -> Finding:
     """``value`` must vanish exactly."""
     array = np.asarray(value, dtype=object).ravel()
     off = [x for x in array.tolist() if x != 0]
-    return Finding(what, not off, f"0 in {len(array)} numbers" if not off else f"{len(off)} of {len(array)} not 0: {off[0]}")
+    return Finding(
+        what, not off, f"0 in {len(array)} numbers" if not off else f"{len(off)} of {len(array)} not 0: {off[0]}"
+    )
 
 
 def nonzero(what: str, value: Array | Any) -> Finding:

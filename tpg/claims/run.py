@@ -94,7 +94,11 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Seque
     if tally.failure:
         status, evidence, why = REFUTED, "REFUTED", tally.failure
     elif survivors or not mutants:
-        status, evidence, why = UNDECIDED, "OPEN", f"the check lets mutants pass: {', '.join(survivors) or 'none given'}"
+        status, evidence, why = (
+            UNDECIDED,
+            "OPEN",
+            f"the check lets mutants pass: {', '.join(survivors) or 'none given'}",
+        )
     elif claim.algebraic:
         status, evidence, why = HOLDS, "PROVED", f"identity in GF(2^61-1) at {POINTS} random points of each shape"
         chance = sum((claim.degree(case.horizon) / MERSENNE_61) ** POINTS for case in shapes)

@@ -61,7 +61,9 @@ def _discounted_back(problem: Problem, group_size: int) -> Array:
 def _discounted_start(problem: Problem, group_size: int) -> Array:
     """∇E[γ^{L−1} RM]."""
     length = problem.tree.depth + 1
-    return of_effective_reward(problem, powers(problem.discount, problem.horizon + 1)[length - 1][:, None] * problem.totals)
+    return of_effective_reward(
+        problem, powers(problem.discount, problem.horizon + 1)[length - 1][:, None] * problem.totals
+    )
 
 
 def critic_bias(critic: Callable[[Problem], Array], lam: Any) -> Extra:

@@ -66,6 +66,8 @@ def apply(part: Part, rollouts: Rollouts, **computed: Any) -> Array:
         value = computed.get(name, getattr(rollouts, name, None))
         if value is None:
             label = getattr(_plain(part), "__name__", "part")
-            raise EstimatorError(f"{label} needs {name!r}, which these rollouts lack: {REMEDY.get(name, 'add the field')}")
+            raise EstimatorError(
+                f"{label} needs {name!r}, which these rollouts lack: {REMEDY.get(name, 'add the field')}"
+            )
         given[name] = value
     return part(**given)

@@ -117,18 +117,24 @@ def _rows() -> list[Estimator]:
         Estimator("trajectory_pg", a.trajectory_value, source="arXiv 2506.02553 thm:trajectory-pg, exact M_t"),
         Estimator("exact_advantage", a.exact_advantage, source="arXiv 2506.02553 thm:advantage, exact M_t"),
         Estimator(
-            "zra_discounted", a.zra_discounted, expectation=e.DISCOUNTED_BACK, source="arXiv 2506.02553 prop:gamma-weight"
+            "zra_discounted",
+            a.zra_discounted,
+            expectation=e.DISCOUNTED_BACK,
+            source="arXiv 2506.02553 prop:gamma-weight",
         ),
         Estimator(
-            "zra_discounted_start", a.zra_discounted_start, expectation=e.DISCOUNTED_START, source="ours: prop:gamma-weight"
+            "zra_discounted_start",
+            a.zra_discounted_start,
+            expectation=e.DISCOUNTED_START,
+            source="ours: prop:gamma-weight",
         ),
         Estimator("rloo", a.rloo, source="Kool et al. 2019; arXiv 2402.14740", aliases=("rloo_vectorized",)),
         Estimator("group_mean", a.group_mean, expectation=e.GROUP_MEAN, source="arXiv 2402.03300 without std"),
         Estimator("remax", a.greedy, source="arXiv 2310.10505"),
-        Estimator("grpo", a.z_score, w.seq_mean_token_mean, expectation=e.GRPO, source="arXiv 2402.03300", numbers="float64"),
         Estimator(
-            "dr_grpo", a.group_mean, w.seq_mean_token_sum_norm, expectation=e.DR_GRPO, source="arXiv 2503.20783"
+            "grpo", a.z_score, w.seq_mean_token_mean, expectation=e.GRPO, source="arXiv 2402.03300", numbers="float64"
         ),
+        Estimator("dr_grpo", a.group_mean, w.seq_mean_token_sum_norm, expectation=e.DR_GRPO, source="arXiv 2503.20783"),
         Estimator(
             "dapo",
             a.z_score,

@@ -7,7 +7,7 @@ With U(W) = Σ_t w_t(W) S_t the part of ĝ that response W owns, m_k = E[U; clas
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,24 +17,8 @@ from tpg.moments.coupling import Coupling, couple
 from tpg.moments.paths import Paths
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
-from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.rollouts import per_prompt
-
-
-class Classes(Protocol):
-    """Class by class and prompt by prompt: q, n, ⟨m_k, m_l⟩, and the mean for given α."""
-
-    fields: dict[str, Array]  # [K] what peers see of each class
-    mass: Array  # [P, K] q_k
-    square: Array  # [P, K] n_k
-    gram: Array  # [P, K, K] ⟨m_k, m_l⟩
-
-    def mean(self, alpha: Array) -> Array:
-        """Σ_k α_k m_k for ``alpha`` [P, K], as ``Problem.pull`` lays it out."""
-
-    def covariance(self, couplings: list[Coupling]) -> Array:
-        """[D, D] covariance of Σ_x weight(x) ĝ_x."""
 
 
 def collapse(problem: Problem, estimator: Estimator, group_size: int, covariance: bool = False) -> Moments:
@@ -42,20 +26,21 @@ def collapse(problem: Problem, estimator: Estimator, group_size: int, covariance
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
     sweep = estimator.response_level and not covariance
-    classes: Classes = (Sweep if sweep else Paths)(problem, estimator, group_size)
+    classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
     couplings = [_couple(classes, problem, estimator, group_size, prompt) for prompt in range(problem.prompts)]
     alpha = np.stack([c.first for c in couplings])
     mean = classes.mean(alpha)
+    full = classes.covariance(couplings) if covariance and isinstance(classes, Paths) else None
     variance = np.stack([_variance(c, classes, prompt) for prompt, c in enumerate(couplings)])
-    return Moments(problem, group_size, mean, variance, classes.covariance(couplings) if covariance else None)
+    return Moments(problem, group_size, mean, variance, full)
 
 
-def _variance(c: Coupling, classes: Classes, prompt: int) -> Any:
+def _variance(c: Coupling, classes: Sweep | Paths, prompt: int) -> Any:
     spread = c.cross - c.first[:, None] * c.first[None, :]
     return (c.square * classes.square[prompt]).sum() + (spread * classes.gram[prompt]).sum()
 
 
-def _couple(classes: Classes, problem: Problem, estimator: Estimator, group_size: int, prompt: int) -> Coupling:
+def _couple(classes: Sweep | Paths, problem: Problem, estimator: Estimator, group_size: int, prompt: int) -> Coupling:
     """α, β, γ over the classes that this prompt can produce, 0 for the others."""
     mass = classes.mass[prompt]
     here = np.flatnonzero(mass != 0)

@@ -34,7 +34,10 @@ def compositions(classes: int, size: int) -> Array:
     """[rows, K] every way to split ``size`` responses over ``classes`` classes."""
     many = math.comb(classes + size - 1, size)
     TooLarge.check(
-        f"class collapse of {classes} classes in groups of {size}", many * classes, 10 * MAX_COMPOSITIONS, "sample instead"
+        f"class collapse of {classes} classes in groups of {size}",
+        many * classes,
+        10 * MAX_COMPOSITIONS,
+        "sample instead",
     )
     if classes == 1:
         return np.array([[size]])
@@ -94,7 +97,8 @@ def _credits(
     """[rows, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""
     size = int(counts[0].sum())
     member = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()).reshape(len(counts), size)
-    rollouts = Rollouts(**settings, **{name: values[member] for name, values in fields.items()})
+    seen: dict[str, Any] = {name: values[member] for name, values in fields.items()}
+    rollouts = Rollouts(**settings, **seen)
     product = field.ones((len(counts), size))
     if peers_of(estimator.advantage):
         product = product * apply(estimator.advantage, rollouts)

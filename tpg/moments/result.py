@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tpg.numbers import Array, to_float
+from tpg.numbers import Array
 from tpg.problem.problem import Problem
 
 
@@ -100,8 +98,3 @@ def _root_ratio(a: Any, b: Any) -> float | None:
 
 def _ratio_of_roots(mg: Any, gg: Any, mm: Any) -> float:
     return float(mg / gg) * math.sqrt(float(gg / mm))
-
-
-def as_float(moments: Moments) -> tuple[Array, Array]:
-    """Mean and per-prompt variance as float64, for display."""
-    return to_float(moments.mean), to_float(moments.variance)

@@ -16,7 +16,6 @@ import numpy as np
 from tpg.errors import TooLarge
 from tpg.estimators.parts import peers_of, reads
 from tpg.estimators.table import Estimator
-from tpg.moments.coupling import Coupling
 from tpg.moments.paths import class_fields
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
@@ -53,7 +52,7 @@ class Sweep:
         self.kinds = list(itertools.product(rewards, lengths))
         self.fields = {name: _column([kind[name == "length"] for kind in self.kinds]) for name in names}
         self.mass, self.square, self.parts = self._tally()
-        self.gram = self._gram_shared() if self.parts is not None else self._gram_tabular()
+        self.gram = self._gram() if self.parts is None else np.stack([m @ m.T for m in self.parts])
 
     def _totals(self, block: Block) -> Array:
         """[V, n] RM(W) of responses that end here."""
@@ -128,10 +127,7 @@ class Sweep:
         whole = self.path[block.rows] + problem.scores[block.rows].transpose(1, 0, 2)
         return (whole * whole).sum(-1), whole.reshape(-1, problem.parameters)
 
-    def _gram_shared(self) -> Array:
-        return np.stack([parts @ parts.T for parts in self.parts]) if self.parts is not None else self.past[:0]
-
-    def _gram_tabular(self) -> Array:
+    def _gram(self) -> Array:
         """⟨m_k, m_l⟩ [P, K, K]."""
         size = len(self.kinds)
         out = self.problem.field.zeros((self.problem.prompts, size, size))
@@ -179,9 +175,6 @@ class Sweep:
         if below.shape[1]:
             out.transpose(0, 2, 1)[:, tree.inner[block.rows]] = below
         return out
-
-    def covariance(self, couplings: list[Coupling]) -> Array:
-        raise NotImplementedError("sweeps keep no covariance: use Paths")
 
 
 def _mix(alpha: Array, member: Array) -> Array:

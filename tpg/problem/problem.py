@@ -197,9 +197,8 @@ class Problem:
         """The same problem in another number type; float64 tables keep the decimals they were written with."""
         if number_type is self.field:
             return self
-        tables = {label: number_type.array(table) for label, table in self._tables().items()}
-        weights = number_type.array(self.weights)
-        return replace(self, **tables, weights=weights, discount=self.discount, field=number_type)
+        changed: dict[str, Any] = {label: number_type.array(table) for label, table in self._tables().items()}
+        return replace(self, **changed, weights=number_type.array(self.weights), field=number_type)
 
     def map_policy(self, change: Callable[[Array], Array]) -> Problem:
         """The same problem under another current policy."""
@@ -216,9 +215,8 @@ def make(
     **more: Any,
 ) -> Problem:
     """A Problem from anything array-like ("p/q" strings included); ``weights`` are divided by their sum."""
-    tables = {k: field.array(v) for k, v in more.items() if k in ("behaviour", "reference", "features") and v is not None}
-    rest = {k: v for k, v in more.items() if k not in tables and v is not None}
+    given = {k: v for k, v in more.items() if v is not None}
+    for name in {"behaviour", "reference", "features"} & given.keys():
+        given[name] = field.array(given[name])
     raw = field.ones(tree.prompts) if weights is None else field.array(weights)
-    return Problem(
-        tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **tables, **rest
-    )
+    return Problem(tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **given)

@@ -244,7 +244,7 @@ def _words(mistake: dict[str, Any], loc: tuple[int | str, ...], model: type[_Str
     kind, value = mistake["type"], mistake["input"]
     if value is TWICE:
         return f"{field} is given twice: keep one".lstrip()
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         return f"unknown field {quote(field)}: {_near(field, list(model.model_fields))}"
     if kind == "missing":
         return f"{field} is missing: add it"

@@ -103,7 +103,9 @@ def _bounds(inner: Array, prompts: int) -> Array:
     while bounds[-1][-1] < len(inner):
         bounds.append(before[bounds[-1]])
         if bounds[-1][-1] <= bounds[-1][0]:
-            raise ProblemError(f"only {bounds[-1][0]} of {len(inner)} nodes can be reached from the roots: drop the others")
+            raise ProblemError(
+                f"only {bounds[-1][0]} of {len(inner)} nodes can be reached from the roots: drop the others"
+            )
     return np.array(bounds)
 
 

@@ -38,11 +38,7 @@ def simplex(rng: np.random.Generator, shape: tuple[int, ...], field: Field) -> A
     if not field.ordered:
         free = residues(rng, (*shape[:-1], shape[-1] - 1), field)
         return np.concatenate([free, 1 - free.sum(-1, keepdims=True)], axis=-1)
-    weight = rng.integers(1, 10, size=shape)
-    if not field.exact:
-        weight = np.asfortranarray(weight + rng.random(shape)) if len(shape) == 2 else weight + rng.random(shape)
-        return weight / weight.sum(-1, keepdims=True)
-    parts = field.array(weight)
+    parts = field.array(rng.integers(1, 10, size=shape)) if field.exact else rng.random(shape) + 0.1
     return parts / parts.sum(-1, keepdims=True)
 
 
@@ -123,9 +119,7 @@ def key_last(field: Field = RATIONAL) -> Problem:
 def hard_easy(field: Field = RATIONAL) -> Problem:
     """A hard prompt (success 1 in 10) and an easy one (9 in 10) of equal weight, one token, reward 0 or 1."""
     tree = grow(2, 1, 2)
-    return make(
-        tree, [["9/10", "1/10"], ["1/10", "9/10"]], [[0, 1], [0, 1]], field=field, name="hard-easy"
-    )
+    return make(tree, [["9/10", "1/10"], ["1/10", "9/10"]], [[0, 1], [0, 1]], field=field, name="hard-easy")
 
 
 def shared(field: Field = RATIONAL) -> Problem:
@@ -195,7 +189,9 @@ def get(spec: str) -> Problem:
     name, _, options = spec.partition(":")
     if name not in ZOO:
         near = difflib.get_close_matches(name, ZOO, n=3) or sorted(ZOO)
-        raise ProblemError(f"unknown problem {name!r}: did you mean {', '.join(near)}? (a file name ends in .json, .toml)")
+        raise ProblemError(
+            f"unknown problem {name!r}: did you mean {', '.join(near)}? (a file name ends in .json, .toml)"
+        )
     known = {k: p.default for k, p in inspect.signature(ZOO[name]).parameters.items() if k != "field"}
     return ZOO[name](**dict(_option(name, known, item) for item in options.split(",") if item))
 
