@@ -1,4 +1,4 @@
-"""The paper's statements, one module per label.  Each module ends in a ``CLAIM``; ``tpg verify`` computes its status."""
+"""The paper's statements, one module per label, each with its ``CLAIM``; ``tpg verify`` computes their status."""
 
 from importlib import import_module
 
@@ -15,4 +15,3 @@ ORDER = (
     "prop_group_mean",
 )
 CLAIMS = [import_module(f"paper_checks.{name}").CLAIM for name in ORDER]
-PAPER = "He, Xia, Zhou, Wei, arXiv 2506.02553"

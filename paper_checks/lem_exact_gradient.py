@@ -43,6 +43,7 @@ def rewards_so_far(token_reward: Array, discount: Any) -> Array:
 
 
 def example() -> Sequence[Finding]:
+    """The existential part."""
     problem = zoo.shared()
     gap = expectation(problem, row(undiscounted)) - gradient(problem)
     return [nonzero("γ = 9/10: dropping γ^{t−1} gives another vector", gap)]

@@ -17,7 +17,7 @@ from tpg.rollouts import Critic
 
 
 def from_token_rewards(problem: Problem, node: Array, token: Array, mask: Array, lam: int) -> Array:
-    """GAE(λ), γ = 1, on true token rewards with value-to-go V'(s) = Σ_a π Q: written out literally, response by response."""
+    """GAE(λ), γ = 1, on true token rewards and value-to-go V'(s) = Σ_a π Q, written out literally."""
     to_go = (problem.probs * truth.q_values(problem)).sum(-1)
     out = problem.field.zeros(node.shape)
     for i, length in enumerate(mask.sum(1)):

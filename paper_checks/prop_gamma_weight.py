@@ -54,6 +54,7 @@ def implemented(problem: Problem) -> Array:
 
 
 def example() -> Sequence[Finding]:
+    """The existential part."""
     shared, tabular = zoo.shared(), zoo.delayed_credit()
     out = []
     for problem in (shared, tabular):

@@ -1,4 +1,4 @@
-"""prop:group-mean: a mean baseline that includes the own reward shrinks the gradient by (G−1)/G; leave-one-out does not."""
+"""prop:group-mean: a mean that includes the own reward shrinks the gradient by (G−1)/G; leave-one-out does not."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def leave_one_out_over_g(reward: Array) -> Array:
 
 @peers("reward")
 def wrong_sign(reward: Array) -> Array:
-    """Mutant: the leave-one-out mean added instead of subtracted, and the own reward subtracted."""
+    """Mutant: mean of the others minus own reward."""
     return -advantages.rloo(reward)
 
 
 @peers("reward")
-def next_reward(reward: Array) -> Array:
-    """Mutant: minus the reward of the best peer."""
+def times_group(reward: Array) -> Array:
+    """Mutant: own reward times the sum of the group's."""
     return reward * reward.sum(-1, keepdims=True)
 
 
@@ -40,7 +40,7 @@ CLAIM = Claim(
         "factor G/(G−1)": unbiased(MEAN, 2, "2"),
         "own reward included, called leave-one-out": unbiased(MEAN, 2),
         "sign of the leave-one-out credit": unbiased(row(wrong_sign), 2),
-        "credit times the group's reward": unbiased(row(next_reward), 2),
+        "credit times the group's reward": unbiased(row(times_group), 2),
     },
     needs=("thm:trajectory-pg", "lem:baseline"),
 )

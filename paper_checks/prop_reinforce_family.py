@@ -1,4 +1,4 @@
-"""prop:reinforce-family: one sampled response reward instead of M_t, one baseline of time 0 instead of one per token."""
+"""prop:reinforce-family: the sampled response reward instead of M_t, one baseline of time 0 for all tokens."""
 
 from __future__ import annotations
 

@@ -65,6 +65,7 @@ def same_gradient(twin: Twin) -> Check:
 
 
 def example() -> Sequence[Finding]:
+    """The existential part."""
     to_go, reinforce = ESTIMATORS["reward_to_go"], ESTIMATORS["reinforce"]
     problem, counter = zoo.shared(), zoo.cancelling()
     one, other = (brute_force(p, to_go, 1).total_variance for p in (problem, paid_at_the_end(problem)))

@@ -1,4 +1,4 @@
-"""prop:silent-group: a group whose rewards are all equal teaches group-relative methods nothing; M_t − M_{t−1} still may."""
+"""prop:silent-group: a group of equal rewards teaches group-relative methods nothing; M_t − M_{t−1} still may."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def silent_credits(problem: Problem, estimator: Estimator, group_size: int) -> A
 
 
 def vanish(estimator: Estimator) -> Check:
-    """No token of a silent group gets credit; the same reward for all is enforced, so every group of a prompt counts."""
+    """No token of a silent group gets credit."""
 
     def check(problem: Problem) -> Sequence[Finding]:
         given = problem.to(FLOAT64) if estimator.numbers == "float64" else problem
@@ -38,7 +38,7 @@ def vanish(estimator: Estimator) -> Check:
     return check
 
 
-def nan_where_tied(reward: Array) -> Array:
+def raw_where_tied(reward: Array) -> Array:
     """Mutant: mean-centred, but a tie gets the raw reward, as some code treats a group without spread."""
     return np.where(advantages.tied(reward), reward + 1, advantages.rloo(reward))
 
@@ -47,6 +47,7 @@ GROUP_RELATIVE = [ESTIMATORS[name] for name in ("rloo", "group_mean", "grpo", "d
 
 
 def example() -> Sequence[Finding]:
+    """The existential part."""
     problem = zoo.two_valued()
     exact = ESTIMATORS["exact_advantage"]
     failed = [zero(f"{e.name}, G = 3", silent_credits(problem.to(FLOAT64), e, 3)) for e in GROUP_RELATIVE]
@@ -64,7 +65,7 @@ CLAIM = Claim(
         "REINFORCE": vanish(ESTIMATORS["reinforce"]),
         "ReMax": vanish(ESTIMATORS["remax"]),
         "exact advantages": vanish(ESTIMATORS["exact_advantage"]),
-        "ties get the raw reward": vanish(row(nan_where_tied)),
+        "ties get the raw reward": vanish(row(raw_where_tied)),
     },
     algebraic=False,
 )

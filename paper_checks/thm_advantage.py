@@ -1,4 +1,4 @@
-"""thm:advantage: credit M_t − M_{t−1}, PPO's advantage under ZRA with an exact critic, is unbiased; it is not optimal."""
+"""thm:advantage: credit M_t − M_{t−1}, PPO's advantage under ZRA with an exact critic: unbiased, not optimal."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def best_baseline(problem: Problem) -> Array:
 
 
 def example() -> Sequence[Finding]:
+    """The existential part."""
     problem = zoo.two_valued()
     exact = brute_force(problem, row(advantages.exact_advantage), 1).total_variance
     better = brute_force(problem, row(other_baseline, best_baseline), 1).total_variance

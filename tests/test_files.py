@@ -621,3 +621,62 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "mark.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(base()).encode())
     same(load(path), from_dict(base(), "mark"))
+
+
+# Whatever else
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 12),
+    st.floats(),
+    st.text(max_size=4),
+    st.sampled_from(["1/3", "1/0", "-1", "0 1", "1e400", "nan", "\ud800", "\n"]),
+)
+FIELDS = st.sampled_from(
+    ["", "0", "1", "2", "0 0", "0 1", "probs", "rewards", "nodes", "responses", "features", "prob"]
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=3), max_leaves=6
+)
+
+
+def places(value, path=()):
+    """The path of everything inside ``value``."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield (*path, key)
+        yield from places(entry, (*path, key))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_an_altered_problem_loads_or_says_why_in_one_line(data):
+    path = data.draw(st.sampled_from(list(places(base()))))
+    if data.draw(st.booleans()):
+        path = (*path[:-1], data.draw(FIELDS)) if isinstance(path[-1], str) else path
+    try:
+        problem = from_dict(edited((path, data.draw(VALUES))), "altered")
+    except ProblemError as error:
+        assert str(error).isprintable()
+        assert str(error).startswith("altered: ")
+    else:
+        same(from_dict(to_dict(problem)), problem)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(EXAMPLES.iterdir())), st.randoms(use_true_random=False), st.integers(1, 4))
+def test_an_altered_text_loads_or_says_why_in_one_line(tmp_path_factory, example, rng, changes):
+    text = bytearray(example.read_bytes())
+    for _ in range(changes):
+        at = rng.randrange(len(text))
+        text[at : at + rng.randrange(3)] = rng.choice(
+            [b"", b"0", b"-", b'"', b",", b"]", b"{", b" ", b"\n", b"e9", b"\xff"]
+        )
+    path = tmp_path_factory.mktemp("text") / f"altered{example.suffix}"
+    path.write_bytes(text)
+    try:
+        load(path)
+    except (ProblemError, TooLarge) as error:
+        assert str(error).isprintable()
+        assert str(error).startswith(f"{path}: ")

@@ -24,7 +24,7 @@ EXACT_BUDGET = 300_000  # rational operations that stay a matter of seconds
 class Audit:
     """What was measured, and whether the row's declared expectation holds on this problem.
 
-    ``discrepancy`` = |E ĝ − declared|, ``error_bound`` its rounding error (0 in rationals): both in reward per parameter.
+    ``discrepancy`` = |E ĝ − declared|, ``error_bound`` its rounding error (0 in rationals), in units of |ĝ|.
     """
 
     estimator: str
@@ -55,9 +55,19 @@ def audit(problem: Problem, estimator: Estimator, group_size: int) -> Audit:
     bound = 0.0 if chosen.field.exact else error_bound(result)
     verdict, why = _verdict(chosen, gap, bound)
     return Audit(
-        estimator.name, problem.name, group_size, estimator.expectation.text, "MEASURED", chosen.field.name,
-        verdict, why, gap, bound, report_of(result, g), tuple(report_by_prompt(result, g)),
-    )  # fmt: skip
+        estimator=estimator.name,
+        problem=problem.name,
+        group_size=group_size,
+        declared=estimator.expectation.text,
+        evidence="MEASURED",
+        arithmetic=chosen.field.name,
+        verdict=verdict,
+        why=why,
+        discrepancy=gap,
+        error_bound=bound,
+        overall=report_of(result, g),
+        prompts=tuple(report_by_prompt(result, g)),
+    )
 
 
 def _verdict(problem: Problem, gap: float, bound: float) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Number types: float64, exact rationals and the finite field GF(p), behind one small interface.
 
-Every formula of the package is written once with NumPy operators.  Exact numbers live in object arrays, so the same line
-runs in float64 (fast), over the rationals (exact) and in GF(p) (identity testing, ``theory.md`` §5).
+Every formula of the package is written once with NumPy operators.  Exact numbers live in object arrays, so the same
+line runs in float64 (fast), over the rationals (exact) and in GF(p) (identity testing, ``theory.md`` §5).
 """
 
 from __future__ import annotations
@@ -133,7 +133,6 @@ class Dual:
     """a + bε with ε² = 0: arithmetic that carries an exact directional derivative along."""
 
     __slots__ = ("slope", "value")
-    __hash__ = None
 
     def __init__(self, value: Any, slope: Any) -> None:
         self.value, self.slope = value, slope

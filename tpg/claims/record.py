@@ -1,4 +1,4 @@
-"""A claim: a statement with its label, source and hypotheses, the check that decides it, and mutants the check must refute."""
+"""A claim: a statement with label, source and hypotheses, the check that decides it, and mutants it must refute."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ Progress = Callable[[str, int, int], None]  # label, steps done, steps in all
 class Outcome:
     """What became of a claim.
 
-    ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with probability
-    at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant survived, or a
+    ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with
+    probability at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant survived, or a
     needed claim does not hold).
     """
 
@@ -105,9 +105,18 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Seque
     else:
         status, evidence, why = HOLDS, "MEASURED", "exact on every problem listed"
     return Outcome(
-        claim.label, claim.statement, status, evidence, round(seconds, 3), why, len(shapes), tally.count, mutants, chance,
-        claim.needs,
-    )  # fmt: skip
+        label=claim.label,
+        statement=claim.statement,
+        status=status,
+        evidence=evidence,
+        seconds=round(seconds, 3),
+        why=why,
+        shapes=len(shapes),
+        findings=tally.count,
+        mutants=mutants,
+        error_probability=chance,
+        needs=claim.needs,
+    )
 
 
 def verify(claims: Sequence[Claim], quick: bool = False, progress: Progress | None = None) -> list[Outcome]:

@@ -1,7 +1,7 @@
 """How tokens are weighted: verl's ``loss_agg_mode`` as the divisor of each response's credits.
 
-Divisors are whole numbers [..., G], 1/G included, so that they stay exact in every number type.  All raise EstimatorError
-when a response has no token.
+Divisors are whole numbers [..., G], 1/G included, so that they stay exact in every number type.  All raise
+EstimatorError when a response has no token.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the responses of a group act on each other's credits, class by class (theory.md §4).
 
-A credit sees another response only through its class (reward, length).  With classes k of mass q_k and coupled credits A:
+A credit sees another response only through its class (reward, length).  Classes k of mass q_k, coupled credits A:
 α_k = G E[A_1 | 1 ∈ k],  β_k = G E[A_1² | 1 ∈ k],  γ_kl = G(G−1) E[A_1 A_2 | 1 ∈ k, 2 ∈ l],  the others multinomial.
 """
 
@@ -78,7 +78,8 @@ def couple(
 ) -> Coupling:
     """Run the coupled factors of ``estimator`` on one representative group per composition of its classes.
 
-    ``fields``: the class values [K] of every field they read; ``mass`` [K] > 0; ``settings``: group_size, horizon, discount.
+    ``fields``: the class values [K] of every field they read; ``mass`` [K], none 0; ``settings``: group_size, horizon,
+    discount and the prompt's own fields.
     """
     size = settings["group_size"]
     counts = compositions(len(mass), size)

@@ -137,7 +137,7 @@ class Problem:
 
     @property
     def totals(self) -> Array:
-        """[N, V] discounted reward Σ_{k≤t} γ^{k−1} r_k up to and including each token: RM(W) where the response ends."""
+        """[N, V] discounted reward Σ_{k≤t} γ^{k−1} r_k up to and including each token: RM(W) where responses end."""
         out = np.empty_like(self.rewards)
         past = self.field.zeros(self.prompts)
         for t in range(self.horizon):
@@ -170,7 +170,7 @@ class Problem:
         return self.features - (self.probs[:, :, None] * self.features).sum(1, keepdims=True)
 
     def pull(self, coefficient: Array) -> Array:
-        """Σ_{s,a} coefficient(s, a) · score(s, a), per prompt: [N, V] tabular (rows belong to prompts), [P, d] shared."""
+        """Σ_{s,a} coefficient(s, a) · score(s, a) per prompt: [N, V] tabular (rows belong to prompts), [P, d] shared."""
         if self.features is None:
             return coefficient - self.probs * coefficient.sum(-1, keepdims=True)
         terms = (coefficient[:, :, None] * self.scores).sum(1)

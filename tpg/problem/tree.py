@@ -22,8 +22,8 @@ class Tree:
     """Shape of a set of token trees.
 
     ``inner`` [N, V] bool: the token leads to another prefix.  ``level`` [depths+1]: the nodes that hold t tokens are
-    ``level[t]:level[t+1]``; ``bounds`` [depths, P+1]: among them, those of prompt x are ``bounds[t, x]:bounds[t, x+1]``.
-    A token that is not inner ends the response (or is forbidden: probability 0).
+    ``level[t]:level[t+1]``; ``bounds`` [depths, P+1]: those of prompt x are ``bounds[t, x]:bounds[t, x+1]``.  A token
+    that is not inner ends the response (or is forbidden: probability 0).
     """
 
     def __init__(self, inner: Array, prompts: int) -> None:

@@ -89,7 +89,7 @@ def random(
 
 
 def two_valued(field: Field = RATIONAL) -> Problem:
-    """Right or wrong (reward 1 or 0), one prompt, unequal lengths: right = the response holds token 1 before it ends."""
+    """Right or wrong (reward 1 or 0), one prompt, unequal lengths: right = the response holds token 1."""
     tree = grow(3, 3, 1, end_token=2)
     return _written(tree, lambda w: int(1 in w), field, "two-valued", seed=11)
 
