@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tpg import truth
 from tpg.estimators.parts import peers_of
 from tpg.estimators.table import Estimator
 from tpg.moments import Moments, Report, moments, report, report_by_prompt, report_of
+from tpg.montecarlo.sample import Sampled, sample
 from tpg.numbers import FLOAT64
 from tpg.problem.problem import Problem
 
@@ -31,7 +33,7 @@ class Audit:
     problem: str
     group_size: int
     declared: str
-    evidence: str  # MEASURED
+    evidence: str  # MEASURED, or TESTED by sampling
     arithmetic: str  # rational or float64
     verdict: str
     why: str
@@ -39,11 +41,13 @@ class Audit:
     error_bound: float
     overall: Report
     prompts: tuple[Report, ...]
+    sampled: Sampled | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Flat: the overall report beside the verdict, one object per prompt below."""
-        out = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("overall", "prompts")}
-        return {**out, **dataclasses.asdict(self.overall), "prompts": [dataclasses.asdict(p) for p in self.prompts]}
+        out = dataclasses.asdict(self)
+        overall, sampled = out.pop("overall"), out.pop("sampled") or {}
+        return {**out, **overall, **{k: v for k, v in sampled.items() if k not in ("overall", "discrepancy")}}
 
 
 def audit(problem: Problem, estimator: Estimator, group_size: int) -> Audit:
@@ -67,6 +71,41 @@ def audit(problem: Problem, estimator: Estimator, group_size: int) -> Audit:
         error_bound=bound,
         overall=report_of(result, g),
         prompts=tuple(report_by_prompt(result, g)),
+    )
+
+
+def audit_by_sampling(
+    problem: Problem,
+    estimator: Estimator,
+    group_size: int,
+    samples: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """The same by Monte Carlo, for groups that cannot be counted: evidence TESTED, with its error rates."""
+    chosen = problem.to(FLOAT64)
+    g = truth.gradient(chosen)
+    declared = estimator.expectation(chosen, group_size, g)
+    found = sample(chosen, estimator, group_size, samples, declared, g, seed=seed, progress=progress)
+    verdict, why = _verdict(chosen, np.inf if found.rejected else 0.0, found.discrepancy)
+    if verdict != UNDECIDED:
+        why = f"e-value e^{found.log_evalue:.3g}, a false alarm at most once in {1 / found.alpha:.0e} audits"
+        limit = f"no deviation above {found.discrepancy:.3g} along {found.directions} directions (power {found.power})"
+        why = why if found.rejected else limit
+    return Audit(
+        estimator=estimator.name,
+        problem=problem.name,
+        group_size=group_size,
+        declared=estimator.expectation.text,
+        evidence="TESTED",
+        arithmetic=chosen.field.name,
+        verdict=verdict,
+        why=why,
+        discrepancy=found.overall.bias_norm,
+        error_bound=found.discrepancy,
+        overall=found.overall,
+        prompts=(),
+        sampled=found,
     )
 
 

@@ -20,6 +20,7 @@ class TooLarge(TpgError):
 
     @classmethod
     def check(cls, what: str, size: float, limit: float, remedy: str) -> None:
-        """Raise when ``size`` exceeds ``limit``."""
+        """Raise when ``size`` exceeds ``limit``; sizes beyond floats count as 1e300."""
+        size = min(size, 1e300)
         if size > limit:
             raise cls(f"{what} would need {size:.3g} entries, the limit is {limit:.3g}: {remedy}")

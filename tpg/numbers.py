@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tpg.errors import TpgError
+
 Array = np.ndarray
 MERSENNE_61 = 2**61 - 1
 
@@ -57,10 +59,13 @@ def parse(value: Any) -> Fraction:
     (Fraction(1, 3), Fraction(1, 10))
     """
     if isinstance(value, (float, np.floating)):
-        return Fraction(repr(float(value)))  # the shortest decimal that round-trips: what the author wrote
+        value = repr(float(value))  # the shortest decimal that round-trips: what the author wrote
     if isinstance(value, (int, np.integer)):
         return Fraction(int(value))
-    return value if isinstance(value, Fraction) else Fraction(str(value))
+    try:
+        return value if isinstance(value, Fraction) else Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise TpgError(f'{value!r} is not a number: write 3, 0.25 or "1/4"') from None
 
 
 def _to_rational(value: Any) -> Any:
@@ -146,7 +151,7 @@ class Dual:
     __rsub__ = _on_duals(lambda a, b: Dual(b.value - a.value, b.slope - a.slope))
     __truediv__ = _on_duals(lambda a, b: _quotient(a, b))
     __rtruediv__ = _on_duals(lambda a, b: _quotient(b, a))
-    __eq__ = _on_duals(lambda a, b: bool(a.value == b.value and a.slope == b.slope))  # type: ignore[assignment]
+    __eq__ = _on_duals(lambda a, b: bool(a.value == b.value and a.slope == b.slope))
 
 
 def _quotient(a: Dual, b: Dual) -> Dual:

@@ -22,8 +22,8 @@ class Outcome:
     """What became of a claim.
 
     ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with
-    probability at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant survived, or a
-    needed claim does not hold).
+    probability at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant
+    survived, or a needed claim does not hold).
     """
 
     label: str

@@ -16,8 +16,8 @@ from tpg.problem.problem import Problem
 def gae(reward: Array, length: Array, mask: Array, value: Array, *, lam: Any = 0.95) -> Array:
     """GAE(λ) (Schulman et al., arXiv 1506.02438), γ = 1: A_t = Σ_k λ^k δ_{t+k}, δ_t = r_t + V_{t+1} − V_t.
 
-    ZRA: r_t = RM on the last token and 0 before (in verl: ``gae`` without whitening).  Unbiased for every λ when V = M, and
-    for λ = 1 whatever V; else bias = (1−λ) Σ_k λ^k E[e(s_{t+k+1}) S_t], e = V − M.
+    ZRA: r_t = RM on the last token and 0 before (verl's ``gae`` without whitening).  Unbiased for every λ when V = M,
+    and for λ = 1 whatever V; else bias = (1−λ) Σ_k λ^k E[e(s_{t+k+1}) S_t], e = V − M.
     [..., G], [..., G, T], [..., G, T+1] → [..., G, T].
 
     >>> gae(np.array([1.0]), np.array([2]), np.ones((1, 2), bool), np.array([[0.5, 0.75, 0.0]]), lam=0)

@@ -14,11 +14,10 @@ import numpy as np
 from tpg.errors import EstimatorError
 from tpg.estimators.table import Estimator
 from tpg.moments.coupling import Coupling, couple
-from tpg.moments.paths import Paths
+from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
 from tpg.problem.problem import Problem
-from tpg.rollouts import per_prompt
 
 
 def collapse(problem: Problem, estimator: Estimator, group_size: int, covariance: bool = False) -> Moments:
@@ -44,8 +43,7 @@ def _couple(classes: Sweep | Paths, problem: Problem, estimator: Estimator, grou
     """α, β, γ over the classes that this prompt can produce, 0 for the others."""
     mass = classes.mass[prompt]
     here = np.flatnonzero(mass != 0)
-    settings = {"group_size": group_size, "horizon": problem.horizon, "discount": problem.discount}
-    settings |= {name: table[prompt : prompt + 1] for name, table in per_prompt(problem, estimator.needs).items()}
+    settings = settings_of(problem, estimator, group_size, prompt)
     fields = {name: values[here] for name, values in classes.fields.items()}
     small = couple(estimator, fields, mass[here], settings, problem.field)
     size = len(mass)

@@ -84,7 +84,7 @@ def couple(
     size = settings["group_size"]
     counts = compositions(len(mass), size)
     chance = chances(counts, mass, field)
-    credit = _credits(estimator, fields, counts, settings, field)
+    credit = credits_by_class(estimator, fields, counts, settings, field)
     seen = counts * credit
     pairs = (chance[:, None] * seen).T @ seen  # Σ P n_k n_l A_k A_l
     same = (chance[:, None] * counts * credit * credit).sum(0)
@@ -92,7 +92,7 @@ def couple(
     return Coupling((chance[:, None] * seen).sum(0) / mass, same / mass, cross / mass[:, None] / mass[None, :])
 
 
-def _credits(
+def credits_by_class(
     estimator: Estimator, fields: Mapping[str, Array], counts: Array, settings: Mapping[str, Any], field: Field
 ) -> Array:
     """[rows, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""

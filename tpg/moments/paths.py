@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from tpg.moments.brute import token_scores
 from tpg.moments.coupling import Coupling
 from tpg.numbers import Array, dot
 from tpg.problem.problem import Problem
-from tpg.rollouts import PER_PROMPT, responses
+from tpg.rollouts import PER_PROMPT, per_prompt, responses
 
 
 def class_fields(estimator: Estimator) -> list[str]:
@@ -20,6 +21,12 @@ def class_fields(estimator: Estimator) -> list[str]:
     coupled = [part for part in estimator.parts if peers_of(part)]
     names = frozenset().union(*(reads(part) for part in coupled))
     return sorted(names & RESPONSE_LEVEL - set(PER_PROMPT))
+
+
+def settings_of(problem: Problem, estimator: Estimator, group_size: int, prompt: int) -> dict[str, Any]:
+    """What every response of a prompt's group has in common, by Rollouts field."""
+    given = {name: table[prompt : prompt + 1] for name, table in per_prompt(problem, estimator.needs).items()}
+    return {"group_size": group_size, "horizon": problem.horizon, "discount": problem.discount, **given}
 
 
 class Paths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -49,11 +50,15 @@ class Problem:
                 raise ProblemError(f"{self.name}: {label} has shape {table.shape}, needed {shape} [node, token]")
             if self.field.ordered and not self.field.exact and not np.isfinite(table).all():
                 raise ProblemError(f"{self.name}: {label} holds NaN or infinity: give finite numbers")
+        if self.end_token is not None and not 0 <= self.end_token < self.tree.vocab:
+            raise ProblemError(f"{self.name}: end token {self.end_token}, needed a token 0 … {self.tree.vocab - 1}")
         for label, table in self.policies().items():
             self._check_policy(label, table)
         if len(self.weights) != self.tree.prompts or (self.field.ordered and (self.weights <= 0).any()):
             raise ProblemError(f"{self.name}: weights {self.weights}, needed {self.tree.prompts} positive numbers")
         object.__setattr__(self, "discount", self.field.scalar(self.discount))
+        if self.field.ordered and not 0 < self.discount <= 1:
+            raise ProblemError(f"{self.name}: discount {self.discount}, needed 0 < γ ≤ 1")
 
     def _tables(self) -> dict[str, Array]:
         more = {} if self.features is None else {"features": self.features}
@@ -71,6 +76,11 @@ class Problem:
         bad = np.flatnonzero(off != 0) if self.field.exact else np.flatnonzero(np.abs(off) > TOLERANCE)
         if len(bad):
             raise ProblemError(f"{self.name}: {label} of node {bad[0]} sums to {off[bad[0]] + 1}, needed 1")
+        if label != "reference":
+            self._check_leads_on(table)
+
+    def _check_leads_on(self, table: Array) -> None:
+        """What may be generated before the horizon must have a prefix, unless it ends the response."""
         if self.end_token is not None and self.tree.inner[:, self.end_token].any():
             raise ProblemError(f"{self.name}: end token {self.end_token} leads to another prefix: it ends a response")
         early = ~self.tree.inner & (table != 0) & (self.tree.depth < self.tree.depths - 1)[:, None]
@@ -169,8 +179,16 @@ class Problem:
             raise ProblemError(f"{self.name} is tabular: its scores 1[a=b] − π_b are never stored")
         return self.features - (self.probs[:, :, None] * self.features).sum(1, keepdims=True)
 
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every number that defines the problem."""
+        seal = hashlib.sha256(repr((self.field.name, str(self.discount), self.tree.prompts, self.tree.vocab)).encode())
+        for table in (self.tree.inner, self.weights, *self._tables().values()):
+            seal.update(repr(table.ravel().tolist()).encode() if table.dtype == object else table.tobytes())
+        return seal.hexdigest()
+
     def pull(self, coefficient: Array) -> Array:
-        """Σ_{s,a} coefficient(s, a) · score(s, a) per prompt: [N, V] tabular (rows belong to prompts), [P, d] shared."""
+        """Σ_{s,a} coefficient(s, a) · score(s, a) per prompt: [N, V] tabular (a row is a prompt's), [P, d] shared."""
         if self.features is None:
             return coefficient - self.probs * coefficient.sum(-1, keepdims=True)
         terms = (coefficient[:, :, None] * self.scores).sum(1)
@@ -219,4 +237,6 @@ def make(
     for name in {"behaviour", "reference", "features"} & given.keys():
         given[name] = field.array(given[name])
     raw = field.ones(tree.prompts) if weights is None else field.array(weights)
+    if field.ordered and (raw <= 0).any():
+        raise ProblemError(f"weights {weights} given: every prompt needs a positive weight")
     return Problem(tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **given)

@@ -53,7 +53,7 @@ def printable(text: str) -> str:
 
 def quote(text: str) -> str:
     """``text`` in double quotes, a long one cut."""
-    return json.dumps(text if len(text) <= 60 else f"{text[:57]}...", ensure_ascii=False)
+    return printable(json.dumps(text if len(text) <= 60 else f"{text[:57]}...", ensure_ascii=False))
 
 
 def shown(value: Any) -> str:
@@ -64,7 +64,7 @@ def shown(value: Any) -> str:
         return quote(value)
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a huge integer"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)[:60]
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else printable(str(value)[:60])
 
 
 def from_json(text: str, where: Where) -> Any:

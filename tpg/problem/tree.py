@@ -114,7 +114,7 @@ def grow(vocab: int, horizon: int, prompts: int = 1, end_token: int | None = Non
     if vocab < 1 or horizon < 1 or prompts < 1:
         raise ProblemError(f"vocab={vocab}, horizon={horizon}, prompts={prompts} given: each must be at least 1")
     on = vocab - (end_token is not None)
-    nodes = sum(float(on) ** t for t in range(horizon)) * prompts
+    nodes = prompts * (horizon if on < 2 else 2 * on ** min(horizon - 1, 1000))  # an upper bound, cheap to compute
     TooLarge.check(f"a tree of {vocab} tokens and horizon {horizon}", nodes * vocab, MAX_NODES, "shorten the horizon")
     sizes = [prompts * on**t for t in range(horizon)]
     inner = np.ones((sum(sizes), vocab), dtype=bool)
