@@ -24,7 +24,7 @@ def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along:
     for prompt, weight in enumerate(problem.weights):
         mine = singles.prompt == prompt
         here = np.unique(paths.code[mine])
-        fields = {name: values[here] for name, values in paths.fields.items()}
+        fields = {name: values[prompt, here] for name, values in paths.fields.items()}
         settings = settings_of(problem, estimator, group_size, prompt)
         credit = credits_by_class(estimator, fields, compositions(len(here), group_size), settings, problem.field)
         total += float(weight) * group_size * float(np.abs(credit).max()) * float(shadow[mine].max())

@@ -44,7 +44,7 @@ def _couple(classes: Sweep | Paths, problem: Problem, estimator: Estimator, grou
     mass = classes.mass[prompt]
     here = np.flatnonzero(mass != 0)
     settings = settings_of(problem, estimator, group_size, prompt)
-    fields = {name: values[here] for name, values in classes.fields.items()}
+    fields = {name: values[prompt, here] for name, values in classes.fields.items()}
     small = couple(estimator, fields, mass[here], settings, problem.field)
     size = len(mass)
     out = Coupling(*(problem.field.zeros(shape) for shape in ((size,), (size,), (size, size))))

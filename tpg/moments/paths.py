@@ -41,14 +41,16 @@ class Paths:
         self._classify(class_fields(estimator))
 
     def _classify(self, names: list[str]) -> None:
-        columns = {name: getattr(self.singles, name) for name in names}
-        self.code = np.zeros(len(self.weight), dtype=np.int64)
-        for column in columns.values():
-            _, digit = np.unique(self.problem.field.key(column), return_inverse=True)
-            _, self.code = np.unique(np.stack([self.code, digit.ravel()]), axis=1, return_inverse=True)
-        _, first = np.unique(self.code, return_index=True)
-        self.fields = {name: column[first] for name, column in columns.items()}
-        self.classes = len(first)
+        """``code`` [R] numbers the classes of each prompt from 0; ``fields`` [P, K] what peers see of them."""
+        prompt, columns = self.singles.prompt, {name: getattr(self.singles, name) for name in names}
+        digits = [np.unique(self.problem.field.key(c), return_inverse=True)[1].ravel() for c in columns.values()]
+        _, first, group = np.unique(np.stack([prompt, *digits]), axis=1, return_index=True, return_inverse=True)
+        owner = prompt[first]  # classes come sorted by prompt
+        place = np.arange(len(first)) - np.searchsorted(owner, owner)
+        self.code, self.classes = place[group.ravel()], int(place.max()) + 1
+        self.fields = {name: np.full((self.problem.prompts, self.classes), c[0]) for name, c in columns.items()}
+        for name, column in columns.items():
+            self.fields[name][owner, place] = column[first]
 
     def _tally(self, values: Array) -> Array:
         """Σ of ``values`` [R] by prompt and class: [P, K]."""

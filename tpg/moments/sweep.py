@@ -1,13 +1,13 @@
 """Classes from one sweep over the tree: for credits that are the same on all tokens of a response.
 
-No response is ever listed and, for tabular policies, no score stored.  On the way down every prefix learns its past
-reward and ‖Z‖² (scores of different prefixes are orthogonal, so it adds up), or Z for shared parameters.  On the way up
-X_k(s) = E[w 1_k | s] gives m_k[s, b] = ρ(s) (μ_b X_k(s, b) − π_b X_k(s)), one level at a time, in cache-sized blocks.
+No response is ever listed and, for tabular policies, no score stored.  On the way down every prefix learns its
+probability ρ, its past reward, and ‖Z‖² (scores of different prefixes are orthogonal, so it adds up) or Z (shared
+parameters).  On the way up X_k(s) = E[w 1_k | s] gives m_k[s, b] = ρ(s) (μ_b X_k(s, b) − π_b X_k(s)).  All of it runs
+in blocks that fit a core's cache, read as [V, n]: tokens first, so that sums over tokens run along memory.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,15 +21,12 @@ from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.rollouts import Rollouts, per_prompt
 
-BLOCK = 1 << 15  # table entries per block: a handful of such tables stay in a core's cache
-MAX_VALUES = 4096  # distinct rewards; more cannot be composed into groups anyway
+BLOCK = 1 << 15  # table entries per block
+MAX_VALUES = 4096  # distinct rewards of a prompt; more cannot be composed into groups anyway
 
 
 class Block(NamedTuple):
-    """Some rows of one level, all of one prompt; their children are ``below`` among the nodes of the next level.
-
-    Inside a block tables are read as [V, n]: tokens first, so that sums over tokens run along memory.
-    """
+    """Some rows of one level, all of one prompt; their children are ``below`` among the nodes of the next level."""
 
     t: int
     prompt: int
@@ -37,60 +34,69 @@ class Block(NamedTuple):
     below: slice
 
 
+class Prefixes(NamedTuple):
+    """What every prefix knows of its past."""
+
+    reach: Array  # [N] ρ under the policy that generates
+    past: Array  # [N] discounted reward so far
+    path: Array  # [N] ‖Z‖² (tabular) or [N, d] Z (shared)
+
+
 class Sweep:
-    """The classes of all responses, by dynamic programming on the tree.  Memory: a few numbers per prefix."""
+    """The classes of all responses, by dynamic programming on the tree.  Memory: a few numbers per prefix.
+
+    ``fields`` [P, K] what peers see of a class; ``mass`` q_k, ``square`` n_k [P, K]; ``gram`` ⟨m_k, m_l⟩ [P, K, K].
+    """
 
     def __init__(self, problem: Problem, estimator: Estimator, group_size: int) -> None:
         self.problem, self.estimator, self.group_size = problem, estimator, group_size
         self.levels = [list(_blocks(problem, t)) for t in range(problem.horizon)]
-        self.past, self.path = _go_down(problem, self.levels)
-        names = class_fields(estimator)
+        self.known = _go_down(problem, self.levels)
         self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
         self.given = per_prompt(problem, self.own_needs)
-        rewards, self.code = self._classify("reward" in names, "length" in names)
-        lengths = range(1, problem.horizon + 1) if "length" in names else [0]
-        self.kinds = list(itertools.product(rewards, lengths))
-        self.fields = {name: _column([kind[name == "length"] for kind in self.kinds]) for name in names}
-        self.mass, self.square, self.parts = self._tally()
-        self.gram = self._gram() if self.parts is None else np.stack([m @ m.T for m in self.parts])
+        names = class_fields(estimator)
+        rewards = [_distinct(self._leaf_totals(x), problem) if "reward" in names else [None] for x in self._prompts()]
+        lengths = range(1, problem.horizon + 1) if "length" in names else [None]
+        self.kinds = [[(reward, length) for reward in values for length in lengths] for values in rewards]
+        self.classes = max(len(kinds) for kinds in self.kinds)
+        self.fields = {name: self._field(name == "length") for name in names}
+        self._tally()
+
+    def _prompts(self) -> range:
+        return range(self.problem.prompts)
+
+    def _field(self, place: int) -> Array:
+        """[P, K] the reward (0) or length (1) of each class; unused places repeat the first."""
+        padded = [kinds + kinds[:1] * (self.classes - len(kinds)) for kinds in self.kinds]
+        values = [[kind[place] for kind in kinds] for kinds in padded]
+        return np.array(values) if place else self.problem.field.array(values)
+
+    # -- one block -----------------------------------------------------------------------------------------------------
 
     def _totals(self, block: Block) -> Array:
         """[V, n] RM(W) of responses that end here."""
-        return self.past[block.rows] + self.problem.powers[block.t] * self.problem.rewards[block.rows].T
+        problem = self.problem
+        return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
+
+    def _leaf_totals(self, prompt: int) -> Iterator[tuple[Array, Array]]:
+        """The response rewards of a prompt, and where responses end, block by block."""
+        for level in self.levels:
+            for block in level:
+                if block.prompt == prompt and not self.problem.tree.full[block.t]:
+                    yield self._totals(block), self.problem.ends_at(block.rows).T
 
     def _chance(self, block: Block) -> Array:
         """[V, n] probability of generating the prefix and the token."""
-        return self.problem.sampling_reach[block.rows] * self.problem.sampling[block.rows].T
-
-    def _classify(self, by_reward: bool, by_length: bool) -> tuple[list[Any], Array]:
-        """The distinct rewards, and the class [N, V] of the responses that end there, −1 where none does."""
-        problem, known = self.problem, {} if by_reward else {0: 0}
-        code = np.full(problem.probs.shape, -1, dtype=np.int16, order="F")
-        for block in itertools.chain(*self.levels):
-            if problem.tree.full[block.t]:
-                continue
-            kind = self._reward_index(block, known) if by_reward else 0
-            stride, shift = (problem.horizon, block.t) if by_length else (1, 0)
-            code[block.rows] = np.where(problem.ends_at(block.rows).T, kind * stride + shift, -1).T
-        return list(known), code
-
-    def _reward_index(self, block: Block, known: dict[Any, int]) -> Array:
-        """[V, n] the place of each response reward in ``known``, which grows as new ones turn up."""
-        totals = self._totals(block)
-        index = np.full(totals.shape, -1, dtype=np.int16)
-        for value, place in known.items():
-            index[totals == value] = place
-        rest = self.problem.ends_at(block.rows).T & (index < 0)
-        if rest.any():
-            for value in dict.fromkeys(totals[rest].tolist()):
-                index[totals == value] = known.setdefault(value, len(known))
-                TooLarge.check(f"{self.problem.name}: distinct rewards", len(known), MAX_VALUES, "sample instead")
-        return index
+        return self.known.reach[block.rows] * self.problem.sampling[block.rows].T
 
     def _members(self, block: Block) -> Array:
-        """1_k [K, V, n] bool: which class ends where."""
-        code = self.code[block.rows].T
-        return code == np.arange(len(self.kinds), dtype=np.int16)[:, None, None]
+        """1_k [K, V, n] in numbers: which class ends where."""
+        ends, totals = self.problem.ends_at(block.rows).T, self._totals(block)
+        out = self.problem.field.zeros((self.classes, *ends.shape))
+        for mine, (reward, length) in zip(out, self.kinds[block.prompt], strict=False):
+            if length in (None, block.t + 1):
+                mine[...] = ends if reward is None else ends & (totals == reward)
+        return out
 
     def _weight(self, block: Block) -> Array:
         """Own weight w of the responses that end here, [V, n] or [1, 1]."""
@@ -102,88 +108,101 @@ class Sweep:
         alone = Rollouts(self.group_size, problem.horizon, problem.discount, **fields)
         return self.estimator.product(alone, coupled=False)[..., 0, 0]
 
-    def _tally(self) -> tuple[Array, Array, Array | None]:
-        """q_k, n_k [P, K] and, for shared parameters, m_k [P, K, d]."""
-        problem, shape = self.problem, (self.problem.prompts, len(self.kinds))
-        mass, square = problem.field.zeros(shape), problem.field.zeros(shape)
-        parts = None if problem.features is None else problem.field.zeros((*shape, problem.parameters))
-        for block in itertools.chain(*self.levels):
-            if problem.tree.full[block.t]:
-                continue
-            member, weight, chance = self._members(block), self._weight(block), self._chance(block)
-            flat = member.reshape(len(member), -1).astype(chance.dtype)
-            mass[block.prompt] += flat @ chance.ravel()
-            norm2, scores = self._scores(block)
-            square[block.prompt] += flat @ (chance * (weight * weight) * norm2).ravel()
-            if parts is not None:
-                parts[block.prompt] += (flat * (chance * weight).ravel()) @ scores
-        return mass, square, parts
-
     def _scores(self, block: Block) -> tuple[Array, Array]:
         """‖Z‖² [V, n] of responses that end here, and Z [V·n, d] itself for shared parameters."""
         problem = self.problem
         if problem.features is None:
-            return self.path[block.rows] + _norm2(problem, block.rows), self.past[:0]
-        whole = self.path[block.rows] + problem.scores[block.rows].transpose(1, 0, 2)
+            return self.known.path[block.rows] + _norm2(problem, block.rows), self.known.past[:0]
+        whole = self.known.path[block.rows] + problem.scores[block.rows].transpose(1, 0, 2)
         return (whole * whole).sum(-1), whole.reshape(-1, problem.parameters)
 
-    def _gram(self) -> Array:
-        """⟨m_k, m_l⟩ [P, K, K]."""
-        size = len(self.kinds)
-        out = self.problem.field.zeros((self.problem.prompts, size, size))
+    # -- whole tree ----------------------------------------------------------------------------------------------------
 
-        def add(block: Block, part: Array) -> None:
-            flat = part.reshape(size, -1)
-            out[block.prompt] += flat @ flat.T
+    def _tally(self) -> None:
+        """Fill ``mass``, ``square``, ``gram`` and, for shared parameters, ``parts`` m_k [P, K, d]."""
+        zeros, shape = self.problem.field.zeros, (self.problem.prompts, self.classes)
+        self.mass, self.square, self.gram = zeros(shape), zeros(shape), zeros((*shape, self.classes))
+        self.parts = None if self.problem.tabular else zeros((*shape, self.problem.parameters))
+        if self.parts is None:
+            self._go_up(self._ending, self.classes, self._add_gram)
+            return
+        for level in self.levels:
+            for block in level:
+                if not self.problem.tree.full[block.t]:
+                    self._ending(block)
+        self.gram = np.stack([part @ part.T for part in self.parts])
 
-        self._go_up(lambda member, block: member, size, add)
-        return out
+    def _ending(self, block: Block) -> Array:
+        """w 1_k [K, V, n] of a block; its mass and squares are added to the tallies on the way."""
+        member, weight, chance = self._members(block), self._weight(block), self._chance(block)
+        norm2, scores = self._scores(block)
+        flat = member.reshape(self.classes, -1)
+        self.mass[block.prompt] += flat @ chance.ravel()
+        self.square[block.prompt] += flat @ (chance * (weight * weight) * norm2).ravel()
+        if self.parts is not None:
+            self.parts[block.prompt] += (flat * (chance * weight).ravel()) @ scores
+        return member * weight
+
+    def _add_gram(self, block: Block, part: Array) -> None:
+        flat = part.reshape(self.classes, -1)
+        self.gram[block.prompt] += flat @ flat.T
 
     def mean(self, alpha: Array) -> Array:
+        """Σ_k α_k m_k for ``alpha`` [P, K], as ``Problem.pull`` lays it out."""
         if self.parts is not None:
-            return (alpha[:, :, None] * self.parts).sum(1)
+            return np.asarray((alpha[:, :, None] * self.parts).sum(1))
         out = np.empty_like(self.problem.probs)
+
+        def mixed(block: Block) -> Array:
+            member = self._members(block)
+            return np.asarray(
+                sum(a * m for a, m in zip(alpha[block.prompt], member, strict=True)) * self._weight(block)
+            )[None]
 
         def put(block: Block, part: Array) -> None:
             out[block.rows] = part[0].T
 
-        self._go_up(lambda member, block: _mix(alpha[block.prompt], member), 1, put)
+        self._go_up(mixed, 1, put)
         return out
 
-    def _go_up(self, mix: Callable[[Array, Block], Array], size: int, visit: Callable[[Block, Array], None]) -> None:
-        """X(s) = E[w · mix of classes | s] from the leaves up; ``visit`` gets m [size, V, n] of every block."""
+    def _go_up(self, ending: Callable[[Block], Array], size: int, visit: Callable[[Block, Array], None]) -> None:
+        """X(s) = E[f(W) | s] for ``size`` functions f given where responses end; ``visit`` gets m [size, V, n]."""
         problem, below = self.problem, self.problem.field.zeros((size, 0))
         for level in reversed(self.levels):
-            here = np.empty((size, level[-1].rows.stop - level[0].rows.start), dtype=below.dtype)
+            first = level[0].rows.start
+            here = np.empty((size, level[-1].rows.stop - first), dtype=below.dtype)
             for block in level:
-                after = self._after(block, below[:, block.below], mix, size)
+                after = self._after(block, below[:, block.below], ending, size)
                 sampling, probs = problem.sampling[block.rows].T, problem.probs[block.rows].T
-                start = block.rows.start - level[0].rows.start
-                mine = here[:, start : start + after.shape[2]] = (sampling * after).sum(1)
-                same = problem.behaviour is None
-                part = probs * (after - mine[:, None]) if same else sampling * after - probs * mine[:, None]
-                visit(block, problem.sampling_reach[block.rows] * part)
+                part = sampling * after  # in place from here on: fresh memory costs more than arithmetic
+                mine = part.sum(1)
+                here[:, block.rows.start - first : block.rows.stop - first] = mine
+                part -= np.multiply(probs, mine[:, None], out=after)
+                part *= self.known.reach[block.rows]
+                visit(block, part)
             below = here
 
-    def _after(self, block: Block, below: Array, mix: Callable[[Array, Block], Array], size: int) -> Array:
+    def _after(self, block: Block, below: Array, ending: Callable[[Block], Array], size: int) -> Array:
         """X(s, b) [size, V, n] after each token of a block."""
-        tree = self.problem.tree
-        rows = block.rows.stop - block.rows.start
+        tree, rows = self.problem.tree, block.rows
         if tree.full[block.t]:
-            return below.reshape(size, rows, tree.vocab).transpose(0, 2, 1)
-        out = mix(self._members(block), block) * self._weight(block)
+            return np.ascontiguousarray(below.reshape(size, rows.stop - rows.start, tree.vocab).transpose(0, 2, 1))
+        out = ending(block)
         if below.shape[1]:
-            out.transpose(0, 2, 1)[:, tree.inner[block.rows]] = below
+            out.transpose(0, 2, 1)[:, tree.inner[rows]] = below
         return out
 
 
-def _mix(alpha: Array, member: Array) -> Array:
-    """Σ_k α_k 1_k as [1, V, n]."""
-    return sum(a * mine for a, mine in zip(alpha, member, strict=True))[None]
-
-
-def _column(values: list[Any]) -> Array:
-    return np.array(values, dtype=None if isinstance(values[0], (int, float)) else object)
+def _distinct(pieces: Iterator[tuple[Array, Array]], problem: Problem) -> list[Any]:
+    """The distinct values of all pieces where responses end, in order of appearance; cheap when there are few."""
+    known: dict[Any, None] = {}
+    for totals, new in pieces:
+        for value in known:
+            new &= totals != value
+        if new.any():
+            known |= dict.fromkeys(totals[new].tolist())
+        TooLarge.check(f"{problem.name}: distinct rewards", len(known), MAX_VALUES, "sample instead")
+    return list(known)
 
 
 def _blocks(problem: Problem, t: int) -> Iterator[Block]:
@@ -203,18 +222,17 @@ def _norm2(problem: Problem, rows: slice) -> Array:
     return 1 - 2 * probs + (probs * probs).sum(0)
 
 
-def _go_down(problem: Problem, levels: list[list[Block]]) -> tuple[Array, Array]:
-    """Past reward [N], and ‖Z‖² [N] (tabular) or Z [N, d] (shared), of every prefix."""
+def _go_down(problem: Problem, levels: list[list[Block]]) -> Prefixes:
     tree, shared = problem.tree, problem.features is not None
-    past = problem.field.zeros(tree.nodes)
+    reach, past = problem.field.ones(tree.nodes), problem.field.zeros(tree.nodes)
     path = problem.field.zeros((tree.nodes, problem.parameters) if shared else tree.nodes)
     for level, start in zip(levels[:-1], tree.level[1:-1], strict=True):
-        for block in level:
-            to = slice(start + block.below.start, start + block.below.stop)
-            leads, rows = tree.inner[block.rows], block.rows
-            past[to] = (past[rows, None] + problem.powers[block.t] * problem.rewards[rows])[leads]
+        for t, _, rows, below in level:
+            to, leads = slice(start + below.start, start + below.stop), tree.inner[rows]
+            reach[to] = (reach[rows] * problem.sampling[rows].T).T[leads]
+            past[to] = (past[rows] + problem.powers[t] * problem.rewards[rows].T).T[leads]
             if shared:
                 path[to] = (path[rows, None, :] + problem.scores[rows])[leads]
             else:
                 path[to] = (path[rows] + _norm2(problem, rows)).T[leads]
-    return past, path
+    return Prefixes(reach, past, path)

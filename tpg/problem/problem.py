@@ -130,10 +130,10 @@ class Problem:
 
     def ends_at(self, rows: slice) -> Array:
         """[n, V] bool: a response of positive probability (under π or μ) ends with this token."""
-        possible = self.probs[rows] != 0
+        possible = np.not_equal(self.probs[rows].T, 0, order="C")
         if self.behaviour is not None:
-            possible |= self.behaviour[rows] != 0
-        return np.asarray(possible & ~self.tree.inner[rows])
+            possible |= self.behaviour[rows].T != 0
+        return np.asarray(np.greater(possible, self.tree.inner[rows].T, order="C").T, dtype=bool)
 
     @property
     def ends(self) -> Array:

@@ -1,0 +1,104 @@
+"""Hypothesis strategies for problems: rational, small enough to enumerate, and as crooked as the real ones.
+
+One to three prompts of unequal weight, unequal lengths, forbidden tokens, tabular or shared parameters, discounts,
+rewards that no symmetry makes cancel, and, on request, responses from another policy.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tpg.problem.problem import Problem, make
+from tpg.problem.tree import Tree
+
+TINY = ((2, 1), (3, 1), (2, 2))  # (V, T): at most 4 responses a prompt
+SMALL = ((3, 1), (2, 2), (3, 2), (2, 3))  # at most 9
+MEDIUM = (*SMALL, (3, 3))  # at most 27
+
+REWARDS = [Fraction(n, 2) for n in (-3, 0, 1, 2, 5)]
+DISCOUNTS = (Fraction(1), Fraction(9, 10), Fraction(1, 2))
+DYADIC = (Fraction(1), Fraction(1, 2))  # with ``REWARDS``, float64 adds up response rewards without rounding
+
+
+@st.composite
+def trees(draw: st.DrawFn, shape: tuple[int, int], prompts: int, end_token: int | None) -> tuple[Tree, np.ndarray]:
+    """A tree in which any token may be forbidden at any prefix, and [N, V] which tokens are not."""
+    vocab, horizon = shape
+    every = st.just(2**vocab - 1)
+    masks = every | st.integers(1, 2**vocab - 1) if draw(st.booleans()) else every
+    inner, allowed, level = [], [], prompts
+    for t in range(horizon):
+        below = 0
+        for _ in range(level):
+            mask = draw(masks)
+            may = [bool(mask >> token & 1) for token in range(vocab)]
+            leads = [on and t < horizon - 1 and token != end_token for token, on in enumerate(may)]
+            allowed.append(may)
+            inner.append(leads)
+            below += sum(leads)
+        level = below
+        if not level:
+            break
+    return Tree(np.array(inner), prompts), np.array(allowed)
+
+
+@st.composite
+def policies(draw: st.DrawFn, allowed: np.ndarray, dead: bool = False) -> list[list[Fraction]]:
+    """Small ratios on the allowed tokens; ``dead``: some of those have probability 0 all the same."""
+    out = []
+    for row in allowed.tolist():
+        size = sum(row)
+        least = 0 if dead else 1
+        parts = draw(st.lists(st.integers(least, 4), min_size=size, max_size=size).filter(any))
+        weight = iter(parts)
+        out.append([Fraction(next(weight), sum(parts)) if on else Fraction(0) for on in row])
+    return out
+
+
+@st.composite
+def problems(
+    draw: st.DrawFn,
+    shapes: tuple[tuple[int, int], ...] = SMALL,
+    prompts: int = 2,
+    shared: bool | None = None,
+    variable: bool | None = None,
+    off_policy: bool | None = False,
+    dead: bool = False,
+    values: tuple[int, ...] = (),
+    discounts: tuple[Fraction, ...] = DISCOUNTS,
+) -> Problem:
+    """A rational Problem of one of the ``shapes`` (V, T) with up to ``prompts`` prompts.
+
+    ``shared``, ``variable``, ``off_policy``: None draws either kind.  ``values``: response rewards to draw from, paid on the
+    last token (discounted back, so that RM(W) is one of them); none: dense token rewards.
+    """
+    vocab, horizon = draw(st.sampled_from(shapes))
+    count = draw(st.integers(1, prompts))
+    ends = draw(st.booleans()) if variable is None else variable
+    end_token = draw(st.integers(0, vocab - 1)) if ends else None
+    tree, allowed = draw(trees((vocab, horizon), count, end_token))
+    discount = draw(st.sampled_from(discounts))
+    entries = st.lists(st.sampled_from(values or REWARDS), min_size=allowed.size, max_size=allowed.size)
+    rewards = np.array(draw(entries), dtype=object).reshape(allowed.shape)
+    if values:
+        rewards = np.where(tree.inner, Fraction(0), rewards * (1 / discount) ** tree.depth[:, None])
+    features = None
+    if draw(st.booleans()) if shared is None else shared:
+        width = draw(st.integers(1, 3))
+        size = allowed.size * width
+        flat = draw(st.lists(st.integers(-2, 3), min_size=size, max_size=size))
+        features = np.array(flat, dtype=object).reshape(*allowed.shape, width)
+    other = draw(st.booleans()) if off_policy is None else off_policy
+    return make(
+        tree,
+        draw(policies(allowed, dead)),
+        rewards,
+        weights=draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)),
+        discount=discount,
+        behaviour=draw(policies(allowed)) if other else None,
+        features=features,
+        end_token=end_token,
+    )

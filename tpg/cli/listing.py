@@ -1,0 +1,121 @@
+"""``tpg list``: what there is to audit, to audit on, and to verify."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tpg.claims import registry
+from tpg.cli import render
+from tpg.cli.output import Destination
+from tpg.estimators.table import ESTIMATORS
+from tpg.problem.zoo import ZOO
+
+NOT_BUILT = {"large"}  # a benchmark: building it takes seconds and says nothing more
+Row = dict[str, Any]
+
+
+def show_list(kind: str | None, target: Destination) -> int:
+    """List one kind in full, or all three in short."""
+    data = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
+    target.write(data)
+    render.show(target.prose, *(in_short(data) if kind is None else [IN_FULL[kind](data[kind])]))
+    return 0
+
+
+def estimators() -> list[Row]:
+    """One row per estimator."""
+    return [
+        {
+            "name": row.name,
+            "aliases": list(row.aliases),
+            "formula": row.formula,
+            "parts": {
+                "aggregation": _called(row.aggregation),
+                "ratio": _called(row.ratio),
+                "critic": _called(row.critic),
+            },
+            "expectation": row.expectation.text,
+            "source": row.source,
+            "min_group": row.min_group,
+        }
+        for row in ESTIMATORS.values()
+    ]
+
+
+def _called(part: Any) -> str | None:
+    """The name of a function, bound to arguments or not."""
+    return None if part is None else str(getattr(part, "func", part).__name__)
+
+
+def problems() -> list[Row]:
+    """One row per problem of the zoo, with its size as built without options."""
+    return [
+        {"name": name, "about": render.first_line(make), **_size(name), "options": _options(make)}
+        for name, make in ZOO.items()
+    ]
+
+
+def claims() -> list[Row]:
+    """One row per claim."""
+    return [{"label": c.label, "statement": c.statement, "source": c.source} for c in registry.load().values()]
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {"estimators": estimators, "problems": problems, "claims": claims}
+
+
+def _size(name: str) -> Row:
+    if name in NOT_BUILT:
+        return {}
+    made = ZOO[name]()
+    policy = "tabular" if made.tabular else f"{made.parameters} shared"
+    size: Row = {"prompts": made.prompts, "vocab": made.vocab, "horizon": made.horizon}
+    return {**size, "policy": policy, "discount": str(made.discount)}
+
+
+def _options(make: Callable[..., Any]) -> Row:
+    """What can follow the name, as in random:seed=3, with the defaults."""
+    return {k: p.default for k, p in inspect.signature(make).parameters.items() if k != "field"}
+
+
+def in_short(data: dict[str, list[Row]]) -> Iterator[RenderableType]:
+    """Everything, a line or two each."""
+    columns = {"estimators": ("name", "expectation"), "problems": ("name", "about"), "claims": ("label", "statement")}
+    for kind, rows in data.items():
+        yield Text(kind, "bold")
+        yield render.pairs([(row[name], row[text]) for row in rows for name, text in [columns[kind]]])
+        yield ""
+    yield Text("More: `tpg list estimators`, `tpg list problems`, `tpg list claims`.", "dim")
+
+
+def _estimators(rows: list[Row]) -> Table:
+    body: list[render.Cells] = []
+    for row in rows:
+        parts = "; ".join(f"{kind} {part}" for kind, part in row["parts"].items() if part)
+        lines = [row["formula"], f"{parts}; group of {row['min_group']} or more", row["expectation"], row["source"]]
+        name = Text("\n").join([Text(row["name"], "bold"), *(Text(alias, "dim") for alias in row["aliases"])])
+        body.append([name, "\n".join(lines)])
+    return render.table(("name, aliases", "formula, parts, expectation, source"), body)
+
+
+def _problems(rows: list[Row]) -> Table:
+    body: list[render.Cells] = []
+    for row in rows:
+        size = [str(row.get(key, "")) for key in ("prompts", "vocab", "horizon", "policy", "discount")]
+        options = ", ".join(f"{key}={default}" for key, default in row["options"].items())
+        body.append([Text(row["name"], "bold"), *size, row["about"] + (f"\noptions: {options}" if options else "")])
+    heads = ("name", "prompts", "V", "T", "policy", "γ", "what it is")
+    return render.table(heads, body, right=("prompts", "V", "T", "γ"))
+
+
+def _claims(rows: list[Row]) -> Table:
+    body: list[render.Cells] = [[Text(row["label"], "bold"), f"{row['statement']}\n{row['source']}"] for row in rows]
+    return render.table(("label", "statement, source"), body)
+
+
+IN_FULL = {"estimators": _estimators, "problems": _problems, "claims": _claims}

@@ -1,0 +1,159 @@
+"""``tpg``: the verbs and their options.  Each verb imports its work only when called, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+import tpg
+from tpg.cli.output import careful, destination, one_line
+from tpg.errors import TpgError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="tpg",
+    help="The referee of policy-gradient estimators: exact bias, exact variance, proof or counterexample.",
+    epilog="Exit codes: 0 holds, 1 refuted, 2 bad input, 3 undecided.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Kind(StrEnum):
+    """What ``tpg list`` can list."""
+
+    estimators = "estimators"
+    problems = "problems"
+    claims = "claims"
+
+
+def _count(given: str | int) -> int:
+    """A whole number of at least 1."""
+    try:
+        if int(given) >= 1:
+            return int(given)
+    except ValueError:
+        pass
+    raise typer.BadParameter(f"{given!r} given, needed a whole number of at least 1")
+
+
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the results as JSON; - is the standard output."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tpg {tpg.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _tpg(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def verify(
+    labels: Annotated[
+        list[str] | None, typer.Argument(metavar="LABEL", help="Claims, as `tpg list claims` names them; none: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller shapes.")] = False,
+    json: Json = None,
+) -> None:
+    """Check the claims exactly, and that each check refutes its mutants."""
+    target = destination(json)
+    from tpg.cli.verify import verify
+
+    raise typer.Exit(verify(labels or [], quick, target))
+
+
+@app.command()
+def audit(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An estimator, as `tpg list estimators` names it.")],
+    problem: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="As in `tpg list problems`, or random:seed=3,shared=2, or a .json or .toml file.",
+        ),
+    ] = "three-valued",
+    group_size: Annotated[
+        int, typer.Option(metavar="G", parser=_count, help="Responses per prompt in one gradient.")
+    ] = 8,
+    json: Json = None,
+) -> None:
+    """Measure mean and variance of one estimator exactly, and test the expectation it declares."""
+    target = destination(json)
+    from tpg.cli.audit import audit
+
+    raise typer.Exit(audit(name, problem, group_size, target))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(metavar="KIND", help="What to list in full; none: all, in short."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """List the estimators, problems and claims that there are."""
+    target = destination(json)
+    from tpg.cli.listing import show_list
+
+    raise typer.Exit(show_list(kind.value if kind else None, target))
+
+
+@app.command()
+def doctor(json: Json = None) -> None:
+    """Say what this machine offers, and what is broken with the remedy."""
+    target = destination(json)
+    from tpg.cli.doctor import doctor
+
+    raise typer.Exit(doctor(target))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``tpg`` with ``args`` (default: the command line) and return the exit code."""
+    given = list(sys.argv[1:] if args is None else args)
+    careful("stdout")
+    careful("stderr")
+    try:
+        code = app(given or ["--help"], prog_name="tpg", standalone_mode=False)
+    except TpgError as error:
+        return _refuse(str(error))
+    except typer.Abort:  # how typer before 0.20 reports Ctrl-C
+        code = INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # everything typer itself objects to has it
+            raise
+        return _refuse(_usage(error))
+    if code == INTERRUPTED:
+        typer.echo("interrupted", err=True)
+    return int(code or 0)
+
+
+def _refuse(text: str) -> int:
+    typer.echo(one_line(f"error: {text}"), err=True)
+    return BAD_INPUT
+
+
+def _usage(error: Exception) -> str:
+    """What typer objects to, and where help is."""
+    text = error.format_message()  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "tpg"
+    return f"{text[:1].lower()}{text[1:].rstrip('.')} (`{command} --help` shows all)"
