@@ -59,6 +59,14 @@ def policies(draw: st.DrawFn, allowed: np.ndarray, dead: bool = False) -> list[l
 
 
 @st.composite
+def quarters(draw: st.DrawFn, allowed: np.ndarray) -> list[list[Fraction]]:
+    """Probabilities 0, 1/4, … 1: float64 holds them, and their sums, exactly."""
+    tokens = [[token for token, on in enumerate(row) if on] for row in allowed.tolist()]
+    picked = [draw(st.lists(st.sampled_from(row), min_size=4, max_size=4)) for row in tokens]
+    return [[Fraction(row.count(token), 4) for token in range(allowed.shape[1])] for row in picked]
+
+
+@st.composite
 def problems(
     draw: st.DrawFn,
     shapes: tuple[tuple[int, int], ...] = SMALL,
@@ -67,6 +75,7 @@ def problems(
     variable: bool | None = None,
     off_policy: bool | None = False,
     dead: bool = False,
+    in_quarters: bool = False,
     values: tuple[int, ...] = (),
     discounts: tuple[Fraction, ...] = DISCOUNTS,
 ) -> Problem:
@@ -94,7 +103,7 @@ def problems(
     other = draw(st.booleans()) if off_policy is None else off_policy
     return make(
         tree,
-        draw(policies(allowed, dead)),
+        draw(quarters(allowed) if in_quarters else policies(allowed, dead)),
         rewards,
         weights=draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)),
         discount=discount,

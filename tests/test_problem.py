@@ -131,7 +131,7 @@ def test_zoo_problems_are_what_they_say() -> None:
     assert all(r == w[0] for w, r in rewards("key-first").items())
     assert all(r == w[3] for w, r in rewards("key-last").items())
     words = "2 02 010 011 012 101 102 110 111 112 12".split()  # no 00; 2 ends
-    assert sorted(rewards("forbidden")) == [tuple(map(int, word)) for word in words]
+    assert set(rewards("forbidden")) == {tuple(map(int, word)) for word in words}
     assert set(rewards("cancelling").values()) == {0}
     success = [ref.read(zoo.get("hard-easy")).value[(x,)] for x in (0, 1)]
     assert success == [Fraction(1, 10), Fraction(9, 10)]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tpg import truth
+from tpg.errors import TooLarge
 from tpg.estimators.parts import peers_of
 from tpg.estimators.table import Estimator
 from tpg.moments import Moments, Report, moments, report, report_by_prompt, report_of
 from tpg.montecarlo.sample import Sampled, sample
 from tpg.numbers import FLOAT64
-from tpg.problem.problem import Problem
+from tpg.problem.problem import Problem, Progress
 
 HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "undecided"
 EXACT_BUDGET = 300_000  # rational operations that stay a matter of seconds
@@ -26,7 +26,7 @@ EXACT_BUDGET = 300_000  # rational operations that stay a matter of seconds
 class Audit:
     """What was measured, and whether the row's declared expectation holds on this problem.
 
-    ``discrepancy`` = |E ĝ − declared|, ``error_bound`` its rounding error (0 in rationals), in units of |ĝ|.
+    ``discrepancy`` = |E ĝ − declared| (None: not evaluated); ``error_bound``: its rounding error (0 in rationals).
     """
 
     estimator: str
@@ -37,7 +37,7 @@ class Audit:
     arithmetic: str  # rational or float64
     verdict: str
     why: str
-    discrepancy: float
+    discrepancy: float | None
     error_bound: float
     overall: Report
     prompts: tuple[Report, ...]
@@ -50,14 +50,17 @@ class Audit:
         return {**out, **overall, **{k: v for k, v in sampled.items() if k not in ("overall", "discrepancy")}}
 
 
-def audit(problem: Problem, estimator: Estimator, group_size: int) -> Audit:
+def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Progress | None = None) -> Audit:
     """Measure E ĝ and Cov ĝ exactly and test the declared expectation; rationals where they are affordable."""
     chosen = arithmetic(problem, estimator, group_size)
-    result, g = moments(chosen, estimator, group_size), truth.gradient(chosen)
-    declared = estimator.expectation(chosen, group_size, g)
-    gap = report(chosen.combine(result.mean), 0, chosen.combine(declared)).bias_norm
+    result, g = moments(chosen, estimator, group_size, progress=progress), truth.gradient(chosen)
     bound = 0.0 if chosen.field.exact else error_bound(result)
-    verdict, why = _verdict(chosen, gap, bound)
+    try:
+        declared = estimator.expectation(chosen, group_size, g)
+        gap = report(chosen.combine(result.mean), 0, chosen.combine(declared)).bias_norm
+        verdict, why = _verdict(chosen, gap, bound)
+    except TooLarge as refusal:  # the moments stand without it
+        gap, verdict, why = math.nan, UNDECIDED, f"the declared expectation cannot be evaluated: {refusal}"
     return Audit(
         estimator=estimator.name,
         problem=problem.name,
@@ -67,7 +70,7 @@ def audit(problem: Problem, estimator: Estimator, group_size: int) -> Audit:
         arithmetic=chosen.field.name,
         verdict=verdict,
         why=why,
-        discrepancy=gap,
+        discrepancy=None if math.isnan(gap) else gap,
         error_bound=bound,
         overall=report_of(result, g),
         prompts=tuple(report_by_prompt(result, g)),
@@ -80,7 +83,7 @@ def audit_by_sampling(
     group_size: int,
     samples: int,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Audit:
     """The same by Monte Carlo, for groups that cannot be counted: evidence TESTED, with its error rates."""
     chosen = problem.to(FLOAT64)

@@ -97,7 +97,7 @@ def _estimators(rows: list[Row]) -> Table:
     body: list[render.Cells] = []
     for row in rows:
         parts = "; ".join(f"{kind} {part}" for kind, part in row["parts"].items() if part)
-        lines = [row["formula"], f"{parts}; group of {row['min_group']} or more", row["expectation"], row["source"]]
+        lines = [row["formula"], f"{parts}; G ≥ {row['min_group']}", row["expectation"], row["source"]]
         name = Text("\n").join([Text(row["name"], "bold"), *(Text(alias, "dim") for alias in row["aliases"])])
         body.append([name, "\n".join(lines)])
     return render.table(("name, aliases", "formula, parts, expectation, source"), body)

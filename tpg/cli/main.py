@@ -13,7 +13,7 @@ import tpg
 from tpg.cli.output import careful, destination, one_line
 from tpg.errors import TpgError
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, CRASHED, INTERRUPTED = 2, 70, 130  # never 1 for a crash: that would read as a refutation
 
 app = typer.Typer(
     name="tpg",
@@ -135,12 +135,15 @@ def main(args: Sequence[str] | None = None) -> int:
         code = app(given or ["--help"], prog_name="tpg", standalone_mode=False)
     except TpgError as error:
         return _refuse(str(error))
-    except typer.Abort:  # how typer before 0.20 reports Ctrl-C
+    except MemoryError as error:
+        return _refuse(f"not enough memory: {str(error) or 'none left'}: choose a smaller problem or group")
+    except typer.Abort:  # how some versions of typer report Ctrl-C
         code = INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # everything typer itself objects to has it
-            raise
-        return _refuse(_usage(error))
+        if hasattr(error, "format_message"):  # typer objects to the command line
+            return _refuse(_usage(error))
+        sys.excepthook(*sys.exc_info())
+        return CRASHED
     if code == INTERRUPTED:
         typer.echo("interrupted", err=True)
     return int(code or 0)

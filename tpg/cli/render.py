@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, Context
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -36,11 +36,14 @@ def show(stream: TextIO, *parts: RenderableType) -> None:
 
 
 def table(heads: Sequence[str], rows: Iterable[Cells], right: Sequence[str] = ()) -> Table:
-    """Columns of text; those named in ``right`` are numbers.  Only the last one is broken into lines."""
+    """Columns of text; those named in ``right`` are numbers.  Only one is ever broken into lines: the last, or if that
+    holds numbers the first.
+    """
     out = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    flexible = heads[0] if heads[-1] in right else heads[-1]
     for head in heads:
-        last = head == heads[-1] and head not in right
-        out.add_column(head, justify="right" if head in right else "left", no_wrap=not last, overflow="fold")
+        justify: Literal["right", "left"] = "right" if head in right else "left"
+        out.add_column(head, justify=justify, no_wrap=head != flexible, overflow="fold")
     for row in rows:
         out.add_row(*row)
     return out
@@ -87,9 +90,9 @@ def seconds(value: float) -> str:
     """A duration.
 
     >>> seconds(0.0312), seconds(75.2)
-    ('0.03 s', '75 s')
+    ('0.03', '75')
     """
-    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -13,16 +13,17 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from tpg.claims import registry
+from tpg.claims.cases import cases
 from tpg.claims.record import Claim
 from tpg.claims.run import Outcome, Progress, run, settle
 from tpg.cli import render
 from tpg.cli.output import Destination, write
 
-HEADS = ("label", "status", "evidence", "shapes", "findings", "mutants", "error", "time")
-LEGEND = "Mutants: wrong versions that were refuted, of all.  Error: probability that PROVED is wrong, at most."
+HEADS = ("label", "status", "evidence", "shapes", "findings", "mutants", "error", "sec")
+LEGEND = "Mutants: wrong versions that the check refuted, of all."
 CAVEAT = (
-    "PROVED is an identity for the listed shapes, MEASURED holds on the problems listed, and neither says which "
-    "method to use: a biased gradient may well train better."
+    "PROVED is an identity for the listed shapes, wrong with at most the error stated; MEASURED holds on the problems "
+    "listed; neither says which method to use: a biased gradient may well train better."
 )
 Done = Callable[[Outcome], None]
 
@@ -33,7 +34,7 @@ def verify(labels: Sequence[str], quick: bool, target: Destination) -> int:
     with _progress(len(claims)) as (tick, done):
         outcomes = settle(list(_run(claims, quick, tick, done)))
     target.write([dataclasses.asdict(outcome) for outcome in outcomes])
-    render.show(target.prose, *report(outcomes, time.perf_counter() - started))
+    render.show(target.prose, *report(outcomes, quick, time.perf_counter() - started))
     return render.exit_code(outcome.status for outcome in outcomes)
 
 
@@ -77,12 +78,12 @@ def _lines(total: int) -> tuple[Progress, Done]:
         nonlocal finished
         finished += 1
         count = f"[{finished:>{len(str(total))}}/{total}]"
-        write(sys.stderr, f"{count} {outcome.label}: {outcome.evidence}, {render.seconds(outcome.seconds)}\n")
+        write(sys.stderr, f"{count} {outcome.label}: {outcome.evidence}, {render.seconds(outcome.seconds)} s\n")
 
     return lambda label, step, steps: None, done
 
 
-def report(outcomes: Sequence[Outcome], elapsed: float) -> Iterator[RenderableType]:
+def report(outcomes: Sequence[Outcome], quick: bool, elapsed: float) -> Iterator[RenderableType]:
     """The table, the counterexamples, and what all this does not say."""
     yield render.table(HEADS, map(_row, outcomes), right=HEADS[3:])
     for outcome in outcomes:
@@ -92,7 +93,8 @@ def report(outcomes: Sequence[Outcome], elapsed: float) -> Iterator[RenderableTy
             yield render.indented(outcome.why)
     yield ""
     yield Text(_summary(outcomes, elapsed))
-    yield Text(f"{LEGEND}\n{CAVEAT}", "dim")
+    yield Text(f"Shapes: {_shapes(quick)}.  {LEGEND}", "dim")
+    yield Text(CAVEAT)
 
 
 def _row(outcome: Outcome) -> list[str | Text]:
@@ -114,4 +116,10 @@ def _summary(outcomes: Sequence[Outcome], elapsed: float) -> str:
     """10 claims in 1.9 s: 9 PROVED, 1 MEASURED."""
     kinds = Counter(outcome.evidence for outcome in outcomes)
     found = ", ".join(f"{count} {evidence}" for evidence, count in kinds.items())
-    return f"{render.plural(len(outcomes), 'claim')} in {render.seconds(elapsed)}: {found}."
+    return f"{render.plural(len(outcomes), 'claim')} in {render.seconds(elapsed)} s: {found}."
+
+
+def _shapes(quick: bool) -> str:
+    """tabular or 2 shared parameters × fixed length or … : what ``cases`` combines."""
+    contrasts = zip(*(case.name.split(", ", 3) for case in cases(("1",), quick)), strict=False)
+    return " × ".join(" or ".join(dict.fromkeys(words)) for words in contrasts)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaln
 
 from tpg.errors import TooLarge
 from tpg.numbers import Array, powers
@@ -21,7 +21,7 @@ from tpg.problem.problem import Problem
 from tpg.problem.tree import expect
 
 Extra = Callable[[Problem, int], Array]
-MAX_PEER_GROUPS = 200_000
+MAX_PEERS = 10**9  # rewards looked at; a few seconds per 10⁸
 
 
 @dataclass(frozen=True)
@@ -120,27 +120,31 @@ def _chances(problem: Problem, kinds: int, code: Array) -> Iterator[Array]:
         yield np.bincount(code[mine], weights=mass[mine], minlength=kinds)
 
 
-def _worth(kinds: list[Any], chances: Array, size: int, divide_by: str, ddof: int, eps: float) -> Array:
-    """E[credit · G | kind of the first response] over every multiset of its G − 1 peers, term by term."""
-    present = [k for k, chance in enumerate(chances) if chance > 0]
+def _worth(kinds: list[tuple[float, int]], chances: Array, size: int, divide_by: str, ddof: int, eps: float) -> Array:
+    """E[credit · G | kind of the first response] over every multiset of its G − 1 peers."""
+    present = np.flatnonzero(chances > 0)
     many = math.comb(len(present) + size - 2, size - 1)
-    TooLarge.check("the closed form of the z-score", many * len(present), MAX_PEER_GROUPS, "lower the group size")
+    TooLarge.check("the closed form of the z-score", many * len(present) * size, MAX_PEERS, "lower the group size")
+    reward, tokens = (np.array(column) for column in zip(*kinds, strict=True))
     out = np.zeros(len(kinds))
-    for others in itertools.combinations_with_replacement(present, size - 1):
-        ways = math.factorial(size - 1) / math.prod(math.factorial(others.count(k)) for k in set(others))
-        chance = ways * math.prod(float(chances[k]) for k in others)
+    for others in _multisets(present, size - 1):
+        counts = (others[:, :, None] == present).sum(1)
+        ways = np.exp(gammaln(size) - gammaln(counts + 1).sum(1))
+        chance = ways * (chances[present] ** counts).prod(1)
         for k in present:
-            rewards = [kinds[j][0] for j in (k, *others)]
-            tokens = sum(kinds[j][1] for j in (k, *others))
-            out[k] += chance * _standardised(rewards, ddof, eps) * (size / tokens if divide_by == "tokens" else 1)
+            group = np.column_stack([np.full(len(others), reward[k]), reward[others]])
+            spread = group.std(axis=1, ddof=ddof) + eps
+            score = np.where((group == group[:, :1]).all(1), 0, (reward[k] - group.mean(1)) / spread)
+            share = size / (tokens[k] + tokens[others].sum(1)) if divide_by == "tokens" else 1
+            out[k] += (chance * score * share).sum()
     return out
 
 
-def _standardised(rewards: list[float], ddof: int, eps: float) -> float:
-    if len(set(rewards)) == 1:
-        return 0.0
-    spread = statistics.stdev(rewards) if ddof == 1 else statistics.pstdev(rewards)
-    return (rewards[0] - statistics.fmean(rewards)) / (spread + eps)
+def _multisets(kinds: Array, size: int) -> Iterator[Array]:
+    """Every multiset of ``size`` kinds, in blocks [rows, size]."""
+    every = itertools.combinations_with_replacement(kinds.tolist(), size)
+    while block := list(itertools.islice(every, 1 << 14)):
+        yield np.array(block, dtype=np.int64).reshape(len(block), size)
 
 
 UNBIASED = Expectation("E ĝ = g")

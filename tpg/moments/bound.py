@@ -26,6 +26,9 @@ def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along:
         here = np.unique(paths.code[mine])
         fields = {name: values[prompt, here] for name, values in paths.fields.items()}
         settings = settings_of(problem, estimator, group_size, prompt)
-        credit = credits_by_class(estimator, fields, compositions(len(here), group_size), settings, problem.field)
-        total += float(weight) * group_size * float(np.abs(credit).max()) * float(shadow[mine].max())
+        credit = max(
+            float(np.abs(credits_by_class(estimator, fields, counts, settings, problem.field)).max())
+            for counts in compositions(len(here), group_size)
+        )
+        total += float(weight) * group_size * credit * float(shadow[mine].max())
     return total

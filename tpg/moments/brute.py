@@ -8,20 +8,30 @@ from tpg.errors import TooLarge
 from tpg.estimators.table import Estimator
 from tpg.moments.result import Moments
 from tpg.numbers import Array
-from tpg.problem.problem import Problem
+from tpg.problem.problem import Problem, Progress
 from tpg.rollouts import Responses, every
 
 MAX_CELLS = 2 * 10**9  # groups × parameters
 BLOCK = 1 << 22
 
 
-def brute_force(problem: Problem, estimator: Estimator, group_size: int, covariance: bool = False) -> Moments:
+def brute_force(
+    problem: Problem,
+    estimator: Estimator,
+    group_size: int,
+    covariance: bool = False,
+    progress: Progress | None = None,
+) -> Moments:
     """Mean and total variance of ĝ by enumerating every group with its exact probability."""
     size = problem.parameters
     first = problem.field.zeros((problem.prompts, size))
     second = problem.field.zeros((problem.prompts, size, size) if covariance else (problem.prompts, size))
     scores: Array | None = None
+    done = 0
     for prompt, singles, index, probability in every(problem, group_size, estimator.critic):
+        done += len(index)
+        if progress is not None:
+            progress(done, int((np.bincount(singles.prompt) ** group_size).sum()))
         scores = token_scores(singles) if scores is None else scores
         step = max(1, BLOCK // (group_size * size))
         for i in range(0, len(index), step):

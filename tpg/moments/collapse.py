@@ -17,16 +17,24 @@ from tpg.moments.coupling import Coupling, couple
 from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
-from tpg.problem.problem import Problem
+from tpg.problem.problem import Problem, Progress
 
 
-def collapse(problem: Problem, estimator: Estimator, group_size: int, covariance: bool = False) -> Moments:
+def collapse(
+    problem: Problem,
+    estimator: Estimator,
+    group_size: int,
+    covariance: bool = False,
+    progress: Progress | None = None,
+) -> Moments:
     """Mean and total variance of ĝ, equal to :func:`tpg.moments.brute.brute_force`."""
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
     sweep = estimator.response_level and not covariance
     classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
-    couplings = [_couple(classes, problem, estimator, group_size, prompt) for prompt in range(problem.prompts)]
+    couplings = [
+        _couple(classes, problem, estimator, group_size, prompt, progress) for prompt in range(problem.prompts)
+    ]
     alpha = np.stack([c.first for c in couplings])
     mean = classes.mean(alpha)
     full = classes.covariance(couplings) if covariance and isinstance(classes, Paths) else None
@@ -39,13 +47,20 @@ def _variance(c: Coupling, classes: Sweep | Paths, prompt: int) -> Any:
     return (c.square * classes.square[prompt]).sum() + (spread * classes.gram[prompt]).sum()
 
 
-def _couple(classes: Sweep | Paths, problem: Problem, estimator: Estimator, group_size: int, prompt: int) -> Coupling:
+def _couple(
+    classes: Sweep | Paths,
+    problem: Problem,
+    estimator: Estimator,
+    group_size: int,
+    prompt: int,
+    progress: Progress | None,
+) -> Coupling:
     """α, β, γ over the classes that this prompt can produce, 0 for the others."""
     mass = classes.mass[prompt]
     here = np.flatnonzero(mass != 0)
     settings = settings_of(problem, estimator, group_size, prompt)
     fields = {name: values[prompt, here] for name, values in classes.fields.items()}
-    small = couple(estimator, fields, mass[here], settings, problem.field)
+    small = couple(estimator, fields, mass[here], settings, problem.field, progress)
     size = len(mass)
     out = Coupling(*(problem.field.zeros(shape) for shape in ((size,), (size,), (size, size))))
     out.first[here], out.square[here], out.cross[np.ix_(here, here)] = small

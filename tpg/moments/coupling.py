@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,11 @@ from tpg.errors import TooLarge
 from tpg.estimators.parts import apply, peers_of
 from tpg.estimators.table import Estimator
 from tpg.numbers import Array, Field
+from tpg.problem.problem import Progress
 from tpg.rollouts import Rollouts
 
-MAX_COMPOSITIONS = 2_000_000
+MAX_CELLS = 3 * 10**8  # compositions × classes: about a minute
+ROWS = 1 << 15  # compositions held at once
 
 
 class Coupling(NamedTuple):
@@ -30,22 +32,18 @@ class Coupling(NamedTuple):
     cross: Array
 
 
-def compositions(classes: int, size: int) -> Array:
-    """[rows, K] every way to split ``size`` responses over ``classes`` classes."""
+def compositions(classes: int, size: int) -> Iterator[Array]:
+    """Every way to split ``size`` responses over ``classes`` classes, in blocks of rows [n, K]."""
     many = math.comb(classes + size - 1, size)
-    TooLarge.check(
-        f"class collapse of {classes} classes in groups of {size}",
-        many * classes,
-        10 * MAX_COMPOSITIONS,
-        "sample instead",
-    )
+    TooLarge.check(f"groups of {size} from {classes} classes of responses", many * classes, MAX_CELLS, "sample instead")
     if classes == 1:
-        return np.array([[size]])
-    bars = np.fromiter(
-        itertools.chain.from_iterable(itertools.combinations(range(size + classes - 1), classes - 1)), dtype=np.int64
-    ).reshape(-1, classes - 1)
-    ends = np.concatenate([np.full((many, 1), -1), bars, np.full((many, 1), size + classes - 1)], axis=1)
-    return np.diff(ends, axis=1) - 1
+        yield np.array([[size]])
+        return
+    places = itertools.combinations(range(size + classes - 1), classes - 1)  # stars and bars
+    while block := list(itertools.islice(places, ROWS)):
+        bars = np.array(block)
+        first, last = np.full((len(bars), 1), -1), np.full((len(bars), 1), size + classes - 1)
+        yield np.diff(np.concatenate([first, bars, last], axis=1), axis=1) - 1
 
 
 def chances(counts: Array, mass: Array, field: Field) -> Array:
@@ -69,12 +67,16 @@ def _log_multinomial(counts: Array, mass: Array) -> Array:
     from scipy.special import gammaln, xlogy
 
     size = counts.sum(1)
-    out = np.exp(gammaln(size + 1) - gammaln(counts + 1).sum(1) + xlogy(counts, mass).sum(1))
-    return np.asarray(out / math.fsum(out))  # takes back the common rounding of the log-gammas
+    return np.asarray(np.exp(gammaln(size + 1) - gammaln(counts + 1).sum(1) + xlogy(counts, mass).sum(1)))
 
 
 def couple(
-    estimator: Estimator, fields: Mapping[str, Array], mass: Array, settings: Mapping[str, Any], field: Field
+    estimator: Estimator,
+    fields: Mapping[str, Array],
+    mass: Array,
+    settings: Mapping[str, Any],
+    field: Field,
+    progress: Progress | None = None,
 ) -> Coupling:
     """Run the coupled factors of ``estimator`` on one representative group per composition of its classes.
 
@@ -82,14 +84,20 @@ def couple(
     discount and the prompt's own fields.
     """
     size = settings["group_size"]
-    counts = compositions(len(mass), size)
-    chance = chances(counts, mass, field)
-    credit = credits_by_class(estimator, fields, counts, settings, field)
-    seen = counts * credit
-    pairs = (chance[:, None] * seen).T @ seen  # Σ P n_k n_l A_k A_l
-    same = (chance[:, None] * counts * credit * credit).sum(0)
+    first, same, pairs = (field.zeros(shape) for shape in (len(mass), len(mass), (len(mass), len(mass))))
+    done, many = 0, math.comb(len(mass) + size - 1, size)
+    for counts in compositions(len(mass), size):
+        done += len(counts)
+        if progress is not None and many > ROWS:
+            progress(done, many)
+        chance = chances(counts, mass, field)[:, None]
+        credit = credits_by_class(estimator, fields, counts, settings, field)
+        seen = counts * credit
+        first += (chance * seen).sum(0)
+        same += (chance * seen * credit).sum(0)
+        pairs += (chance * seen).T @ seen  # Σ P n_k n_l A_k A_l
     cross = pairs - np.diag(same)
-    return Coupling((chance[:, None] * seen).sum(0) / mass, same / mass, cross / mass[:, None] / mass[None, :])
+    return Coupling(first / mass, same / mass, cross / mass[:, None] / mass[None, :])
 
 
 def credits_by_class(

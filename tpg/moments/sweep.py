@@ -55,15 +55,12 @@ class Sweep:
         self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
         self.given = per_prompt(problem, self.own_needs)
         names = class_fields(estimator)
-        rewards = [_distinct(self._leaf_totals(x), problem) if "reward" in names else [None] for x in self._prompts()]
+        rewards = self._distinct_rewards() if "reward" in names else [[None]] * problem.prompts
         lengths = range(1, problem.horizon + 1) if "length" in names else [None]
         self.kinds = [[(reward, length) for reward in values for length in lengths] for values in rewards]
         self.classes = max(len(kinds) for kinds in self.kinds)
         self.fields = {name: self._field(name == "length") for name in names}
         self._tally()
-
-    def _prompts(self) -> range:
-        return range(self.problem.prompts)
 
     def _field(self, place: int) -> Array:
         """[P, K] the reward (0) or length (1) of each class; unused places repeat the first."""
@@ -78,12 +75,21 @@ class Sweep:
         problem = self.problem
         return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
 
-    def _leaf_totals(self, prompt: int) -> Iterator[tuple[Array, Array]]:
-        """The response rewards of a prompt, and where responses end, block by block."""
-        for level in self.levels:
-            for block in level:
-                if block.prompt == prompt and not self.problem.tree.full[block.t]:
-                    yield self._totals(block), self.problem.ends_at(block.rows).T
+    def _leaf_blocks(self) -> Iterator[Block]:
+        """The blocks in which a response can end."""
+        return (block for level in self.levels for block in level if not self.problem.tree.full[block.t])
+
+    def _distinct_rewards(self) -> list[list[Any]]:
+        """The response rewards that each prompt can produce, in order of appearance; cheap when there are few."""
+        known: list[dict[Any, None]] = [{} for _ in range(self.problem.prompts)]
+        for block in self._leaf_blocks():
+            mine, totals, new = known[block.prompt], self._totals(block), self.problem.ends_at(block.rows).T
+            for value in mine:
+                new &= totals != value
+            if new.any():
+                mine |= dict.fromkeys(totals[new].tolist())
+                TooLarge.check(f"{self.problem.name}: distinct rewards", len(mine), MAX_VALUES, "sample instead")
+        return [list(values) for values in known]
 
     def _chance(self, block: Block) -> Array:
         """[V, n] probability of generating the prefix and the token."""
@@ -126,10 +132,8 @@ class Sweep:
         if self.parts is None:
             self._go_up(self._ending, self.classes, self._add_gram)
             return
-        for level in self.levels:
-            for block in level:
-                if not self.problem.tree.full[block.t]:
-                    self._ending(block)
+        for block in self._leaf_blocks():
+            self._ending(block)
         self.gram = np.stack([part @ part.T for part in self.parts])
 
     def _ending(self, block: Block) -> Array:
@@ -191,18 +195,6 @@ class Sweep:
         if below.shape[1]:
             out.transpose(0, 2, 1)[:, tree.inner[rows]] = below
         return out
-
-
-def _distinct(pieces: Iterator[tuple[Array, Array]], problem: Problem) -> list[Any]:
-    """The distinct values of all pieces where responses end, in order of appearance; cheap when there are few."""
-    known: dict[Any, None] = {}
-    for totals, new in pieces:
-        for value in known:
-            new &= totals != value
-        if new.any():
-            known |= dict.fromkeys(totals[new].tolist())
-        TooLarge.check(f"{problem.name}: distinct rewards", len(known), MAX_VALUES, "sample instead")
-    return list(known)
 
 
 def _blocks(problem: Problem, t: int) -> Iterator[Block]:

@@ -19,7 +19,7 @@ from tpg.moments.result import Report, report
 from tpg.montecarlo import eprocess
 from tpg.montecarlo.streams import chunks, stream
 from tpg.numbers import FLOAT64, Array
-from tpg.problem.problem import Problem
+from tpg.problem.problem import Problem, Progress
 from tpg.rollouts import draw
 
 CHUNK = 1 << 18  # sampled tokens per chunk
@@ -69,7 +69,7 @@ def sample(
     alpha: float = 1e-9,
     power: float = 0.99,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Sampled:
     """Draw ``samples`` batches; compare with the ``declared`` E ĝ and the exact ``g`` (both as ``Problem.pull``)."""
     problem = problem.to(FLOAT64)

@@ -14,6 +14,7 @@ from tpg.errors import ProblemError
 from tpg.numbers import FLOAT64, RATIONAL, Array, Field, dot, powers
 from tpg.problem.tree import Tree, expect, reach
 
+Progress = Callable[[int, int], None]  # steps done, steps in all
 TOLERANCE = 1e-9  # how far float64 probabilities may sum from 1; exact ones may not
 
 

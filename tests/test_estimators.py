@@ -1,0 +1,361 @@
+"""Estimators: every row's credits against its literal formula, what is undefined, and what must not matter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import references as ref
+from tests.strategies import DYADIC, SMALL, TINY, problems
+from tpg.errors import EstimatorError
+from tpg.estimators import advantages, aggregation, critics, ratios, table
+from tpg.estimators.parts import apply
+from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.moments import brute_force
+from tpg.numbers import FLOAT64, RATIONAL, Array, gf
+from tpg.problem import zoo
+from tpg.problem.problem import Problem, make
+from tpg.problem.tree import Tree
+from tpg.rollouts import FIELDS, Rollouts, every, responses
+
+ROWS = pytest.mark.parametrize("name", ESTIMATORS)
+EXACT = [name for name, row in ESTIMATORS.items() if row.numbers != "float64"]
+GROUP_RELATIVE = [name for name, row in ESTIMATORS.items() if "reward" in row.peers]
+ALONE = [name for name, row in ESTIMATORS.items() if not row.peers]
+Z_SCORED = [name for name in GROUP_RELATIVE if name not in EXACT]
+
+
+def numbers(problem: Problem, row: Estimator) -> Problem:
+    return problem.to(FLOAT64) if row.numbers == "float64" else problem
+
+
+def same(given: Any, expected: Any, size: float = 1.0) -> bool:
+    """Equal; to 1e-12 of ``size`` where floats are involved."""
+    return not ref.off(np.asarray(given).ravel(), list(np.asarray(expected, dtype=object).ravel()), size)
+
+
+# Every row against its formula
+
+
+def test_every_row_has_a_literal_reference() -> None:
+    assert set(ref.CREDITS) == set(ESTIMATORS)
+
+
+@ROWS
+@pytest.mark.parametrize(("size", "shapes"), [(1, SMALL), (2, SMALL), (3, TINY)], ids=["G=1", "G=2", "G=3"])
+@settings(max_examples=12)
+@given(data=st.data())
+def test_credits_are_the_literal_formula_on_every_group(name: str, size: int, shapes: Any, data: st.DataObject) -> None:
+    # Token by token.  Wrong: any other advantage, divisor, clip, or credit off the mask.
+    row = ESTIMATORS[name]
+    if size < row.min_group:
+        pytest.skip("undefined")
+    exact = name in EXACT
+    problem = data.draw(problems(shapes, off_policy=None, discounts=DYADIC if not exact else (*DYADIC, Fraction(9, 10))))
+    twin, given = ref.read(problem), numbers(problem, row)
+    for prompt, singles, index, _ in every(given, size, row.critic):
+        credits = row(singles.group(index, row.needs))
+        assert credits.shape == (*index.shape, problem.horizon)
+        names = [(prompt, *(t for t in word if t >= 0)) for word in singles.token.tolist()]
+        for got, group in zip(credits, index.tolist(), strict=True):
+            words = [names[i] for i in group]
+            for i, word in enumerate(words):
+                pad = [0] * (problem.horizon - ref.length(word))
+                wanted = ref.CREDITS[name](twin, words, i) + pad
+                assert same(got[i], wanted, float(max(abs(c) for c in wanted))), (words, i)
+
+
+@given(problems(SMALL, off_policy=True))
+def test_credits_in_a_finite_field_are_the_image_of_the_rational_ones(problem: Problem) -> None:
+    # Wrong: a comparison or a float hidden in a row that says it is algebraic.
+    image = problem.to(gf())
+    for row in ESTIMATORS.values():
+        if row.algebraic and row.name != "remax":  # greedy has no meaning without an order
+            pairs = [next(iter(every(p, 2, row.critic))) for p in (problem, image)]
+            credits = [row(singles.group(index, row.needs)) for _, singles, index, _ in pairs]
+            assert (gf().array(credits[0]) == credits[1]).all(), row.name
+
+
+@ROWS
+def test_rows_read_only_what_they_declare(name: str) -> None:
+    # ``needs`` is enough; without any one of them the error names the field.
+    row = ESTIMATORS[name]
+    _, singles, index, _ = next(iter(every(numbers(zoo.three_valued(), row), 2, row.critic)))
+    row(singles.group(index[:1], row.needs))
+    for field in row.needs:
+        with pytest.raises(EstimatorError, match=f"^.* needs '{field}', which these rollouts lack: .+"):
+            row(singles.group(index[:1], row.needs - {field}))
+
+
+@pytest.mark.parametrize("name", ALONE)
+@given(problem=problems(TINY, off_policy=None))
+def test_rows_without_peers_ignore_the_other_responses(name: str, problem: Problem) -> None:
+    # Wrong: an undeclared coupling, which counting groups by class would miss.
+    row = ESTIMATORS[name]
+    for _, singles, index, _ in every(problem, 2, row.critic):
+        credits = row(singles.group(index, row.needs))
+        for i in set(index[:, 0].tolist()):
+            mine = credits[index[:, 0] == i, 0]
+            assert (mine == mine[:1]).all()
+
+
+# What is undefined, and what is defined by convention
+
+
+@pytest.mark.parametrize("name", GROUP_RELATIVE)
+def test_a_group_of_one_is_refused(name: str) -> None:
+    row = ESTIMATORS[name]
+    assert row.min_group == 2
+    found = responses(numbers(zoo.two_valued(), row))
+    message = r"^(rloo|group_mean|z_score) compares the responses of a group: group_size=1 given, at least 2 needed$"
+    with pytest.raises(EstimatorError, match=message):
+        row(found.group(np.array([[0]]), row.needs))
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, 0.7, 1 / 3, 1e-300, -1e300, Fraction(1, 3)])
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_equal_rewards_give_exactly_no_credit(reward: Any, size: int) -> None:
+    # 0.1 + 0.1 + 0.1 ≠ 3 · 0.1 in float64.  Wrong: the rounding divided by a rounding, or NaN from 0/0.
+    group = RATIONAL.array([reward] * size) if isinstance(reward, Fraction) else np.full(size, reward)
+    parts = [advantages.rloo, advantages.group_mean]
+    if isinstance(reward, float):
+        parts += [advantages.z_score, partial(advantages.z_score, eps=0.0), partial(advantages.z_score, ddof=0, eps=0.0)]
+    for part in parts:
+        assert (part(group) == 0).all()
+
+
+def test_a_z_score_of_exact_numbers_is_refused() -> None:
+    with pytest.raises(EstimatorError, match="^z_score takes a square root, exact numbers have none: use a float64 problem"):
+        advantages.z_score(RATIONAL.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        partial(aggregation.seq_mean_token_sum, group_size=2),
+        partial(aggregation.seq_mean_token_mean, group_size=2),
+        aggregation.token_mean,
+        partial(aggregation.seq_mean_token_sum_norm, group_size=2, horizon=3),
+    ],
+)
+def test_an_empty_mask_is_refused(part: Any) -> None:
+    with pytest.raises(EstimatorError, match=r"^response \(1, 0\) has an empty mask: every response needs at least one token$"):
+        part(np.array([[1, 2], [0, 3]]))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (critics.gae, "gae needs 'value', which these rollouts lack: give the estimator a critic"),
+        (partial(critics.gae, lam=0), "gae needs 'value', which these rollouts lack: give the estimator a critic"),
+        (advantages.greedy, "greedy needs 'greedy_reward', which these rollouts lack: build the rollouts from a Problem"),
+        (ratios.ppo_clip, "ppo_clip needs 'ratio', which these rollouts lack: add the field"),
+    ],
+)
+def test_a_missing_field_is_named_with_its_remedy(part: Any, message: str) -> None:
+    roll = Rollouts(1, 1, 1, reward=np.ones(1), length=np.ones(1, int), mask=np.ones((1, 1), bool))
+    with pytest.raises(EstimatorError, match=f"^{message}$"):
+        apply(part, roll)
+
+
+def test_rows_are_found_by_name_and_alias() -> None:
+    assert table.get("grpo") is ESTIMATORS["grpo"]
+    for alias, name in table.ALIASES.items():
+        assert alias not in ESTIMATORS
+        assert table.get(alias) is ESTIMATORS[name]
+    with pytest.raises(EstimatorError, match=r"^unknown estimator 'rlo': did you mean .*rloo.*\? \(`tpg list` shows all\)$"):
+        table.get("rlo")
+    with pytest.raises(EstimatorError, match="^unknown estimator 'zzz': did you mean "):
+        table.get("zzz")
+
+
+@ROWS
+def test_every_row_has_a_source_and_a_formula(name: str) -> None:
+    row = ESTIMATORS[name]
+    assert row.name == name
+    assert row.source
+    assert row.expectation.text
+    assert ":" in row.formula
+
+
+# Metamorphic relations
+
+
+def credits_of(row: Estimator, roll: Rollouts) -> Array:
+    return row(replace(roll, **{f: None for f in FIELDS if f not in row.needs}))
+
+
+def whole_group(problem: Problem, row: Estimator, size: int = 4) -> Rollouts:
+    """The first responses of the first prompt as one group of ``size``, in the row's own order of responses."""
+    singles = responses(numbers(problem, row), row.critic)
+    index = np.arange(size) % int((singles.prompt == 0).sum())
+    return singles.group(index, row.needs)
+
+
+def paid_at_the_end(problem: Problem, change: Any) -> Problem:
+    """Token rewards moved onto the last token, and RM(W) there changed by ``change``."""
+    rewards = np.where(problem.ends, change(problem.totals), RATIONAL.scalar(0)) / problem.powers[problem.tree.depth][:, None]
+    return replace(problem, rewards=rewards)
+
+
+SHIFTED = ["rloo", "group_mean", "dr_grpo", "grpo", "dapo", "remax", "reinforce_baseline", "exact_advantage", "gae", "ppo"]
+SHIFTED += ["gae_position_critic", "ppo_position_critic"]
+
+
+@ROWS
+@settings(max_examples=10)
+@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC), shift=st.sampled_from([-2, Fraction(1, 2), 4]))
+def test_a_shift_of_all_rewards_moves_no_baselined_credit(name: str, problem: Problem, shift: Any) -> None:
+    # RM + c: credits with a baseline stay; REINFORCE's move by c/G; γ^{L−t}-weighted ones by that weight.
+    row = ESTIMATORS[name]
+    roll = whole_group(paid_at_the_end(problem, lambda r: r), row)
+    moved = whole_group(paid_at_the_end(problem, lambda r: r + RATIONAL.scalar(shift)), row)
+    gap = row(moved) - row(roll)
+    if name in SHIFTED:
+        assert same(gap, np.zeros(gap.shape, dtype=int), 1.0)
+    elif name in ("reinforce", "reward_to_go", "trajectory_pg"):
+        assert roll.mask is not None
+        assert same(gap, np.where(roll.mask, Fraction(shift) / 4, 0))
+    else:
+        assert name.startswith("zra") or "wrong" in name
+
+
+@ROWS
+@settings(max_examples=10)
+@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC), scale=st.sampled_from([2, Fraction(1, 4), 8]))
+def test_credits_are_linear_in_the_rewards(name: str, problem: Problem, scale: Any) -> None:
+    # RM · c: credits · c.  A z-score with ε = 0 stays; a critic that is not M is no function of rewards alone.
+    row = ESTIMATORS[name]
+    if "wrong" in name:
+        return
+    if name in Z_SCORED:
+        row = replace(row, advantage=partial(advantages.z_score, eps=0.0))
+    roll, moved = (
+        whole_group(replace(problem, rewards=problem.rewards * RATIONAL.scalar(c)), row) for c in (1, scale)
+    )
+    factor = 1 if name in Z_SCORED else scale
+    wanted = [c * (float(factor) if isinstance(c, float) else RATIONAL.scalar(factor)) for c in row(roll).ravel()]
+    assert ref.off(row(moved).ravel(), [ref.exact(w) for w in wanted], 1.0) is False
+
+
+@ROWS
+@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC), order=st.permutations(range(4)))
+def test_the_order_of_a_group_does_not_matter(name: str, problem: Problem, order: list[int]) -> None:
+    # Wrong: a baseline that reads the neighbour, or the first response.
+    row = ESTIMATORS[name]
+    singles = responses(numbers(problem, row), row.critic)
+    index = np.arange(4) % int((singles.prompt == 0).sum())
+    straight, mixed = (row(singles.group(i, row.needs)) for i in (index, index[order]))
+    assert same(mixed, [ref.exact(c) for c in straight[order].ravel()])
+
+
+@ROWS
+@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC), extra=st.integers(1, 3))
+def test_padding_does_not_matter(name: str, problem: Problem, extra: int) -> None:
+    # A batch padded further right: the same credits, 0 on the padding.  dr_grpo divides by the padded length T, as its
+    # published constant does.  Wrong: padding counted as tokens, bootstrapped into, or given the final reward.
+    row = ESTIMATORS[name]
+    roll = whole_group(problem, row)
+    end = {"mask": False, "tokens": -1, "prob": 1, "old_prob": 1, "ref_prob": 1, "ratio": 1}
+    padded = {}
+    for field in row.needs:
+        value = getattr(roll, field)
+        if value.ndim == 2:
+            last = value[:, -1:] if field == "continuation_value" else np.full_like(value[:, -1:], end.get(field, 0))
+            padded[field] = np.concatenate([value, *[last] * extra], axis=1)
+    longer = row(replace(roll, horizon=roll.horizon + extra, **padded))
+    factor = Fraction(roll.horizon, roll.horizon + extra) if name == "dr_grpo" else 1
+    wanted = np.array([ref.exact(c) * factor for c in row(roll).ravel()], dtype=object).reshape(4, -1)
+    assert same(longer, np.concatenate([wanted, np.zeros((4, extra), dtype=int)], axis=1))
+
+
+def relabelled(problem: Problem, order: list[int]) -> Problem:
+    """Token a is called order.index(a): the same process under other names; prefixes are renumbered with them."""
+    tree, rows = problem.tree, list(range(problem.prompts))
+    for node in rows:  # grows while it is read: breadth-first in the new order of tokens
+        rows += [int(tree.child[node, token]) for token in order if tree.inner[node, token]]
+    pick = np.ix_(rows, order)
+    tables = {
+        name: getattr(problem, name)[pick]
+        for name in ("probs", "rewards", "behaviour", "features")
+        if getattr(problem, name) is not None
+    }
+    end = None if problem.end_token is None else order.index(problem.end_token)
+    return make(Tree(tree.inner[pick], tree.prompts), weights=problem.weights, discount=problem.discount, end_token=end, **tables)
+
+
+@ROWS
+@settings(max_examples=10)
+@given(data=st.data())
+def test_token_names_do_not_matter(name: str, data: st.DataObject) -> None:
+    # Wrong: a formula that reads token ids.  ReMax breaks ties by name, so its policies have none.
+    row = ESTIMATORS[name]
+    problem = data.draw(problems(off_policy=None, discounts=DYADIC))
+    if name == "remax":
+        top = [sorted(p, reverse=True)[:2] for p in problem.probs.tolist()]
+        if any(a == b for a, b in top):
+            return
+    other = relabelled(problem, data.draw(st.permutations(range(problem.vocab))))
+    one, two = (brute_force(numbers(p, row), row, 2) for p in (problem, other))
+    assert same(two.variance, [ref.exact(v) for v in one.variance], max(1.0, float(max(one.variance))))
+    if problem.tabular:
+        squares = [sorted(float(x) ** 2 for x in m.mean.ravel()) for m in (one, two)]
+        np.testing.assert_allclose(squares[1], squares[0], rtol=1e-12, atol=1e-12)
+    else:
+        assert same(two.mean, [ref.exact(m) for m in one.mean.ravel()])
+
+
+def twice(problem: Problem) -> Problem:
+    """Every prompt listed twice, with half its weight each time."""
+    count = problem.prompts
+    rows: list[int] = []
+    for t in range(problem.horizon):
+        for x in [*range(count), *range(count)]:
+            rows += range(problem.tree.bounds[t, x], problem.tree.bounds[t, x + 1])
+    tables = {
+        name: getattr(problem, name)[rows]
+        for name in ("probs", "rewards", "behaviour", "features")
+        if getattr(problem, name) is not None
+    }
+    weights = np.concatenate([problem.weights, problem.weights])
+    tree = Tree(problem.tree.inner[rows], 2 * count)
+    return make(tree, weights=weights, discount=problem.discount, end_token=problem.end_token, **tables)
+
+
+@ROWS
+@settings(max_examples=10)
+@given(problem=problems(shared=True, off_policy=None, discounts=DYADIC))
+def test_a_prompt_listed_twice_halves_the_variance(name: str, problem: Problem) -> None:
+    # Two independent groups of half weight: the same E ĝ, and 2 · (w/2)² = w²/2 of the variance.  Wrong: a baseline, a
+    # critic or a normaliser that counts prompts.
+    row = ESTIMATORS[name]
+    one, two = (brute_force(numbers(p, row), row, 2) for p in (problem, twice(problem)))
+    size = max(1.0, float(one.total_variance))
+    assert same(two.problem.combine(two.mean), [ref.exact(m) for m in one.problem.combine(one.mean)], size)
+    assert same([two.total_variance * 2], [ref.exact(one.total_variance)], size)
+
+
+@pytest.mark.parametrize("critic", ["", "_position_critic", "_wrong_critic"])
+@given(problem=problems(SMALL, off_policy=False))
+def test_on_policy_ppo_is_gae(critic: str, problem: Problem) -> None:
+    # Ratio 1, nothing clipped: the same credits, exactly.
+    ppo, gae = ESTIMATORS["ppo" + critic], ESTIMATORS["gae" + critic]
+    for _, singles, index, _ in every(problem, 2, gae.critic):
+        assert (ppo(singles.group(index, ppo.needs)) == gae(singles.group(index, gae.needs))).all()
+
+
+def test_clipping_is_strict_at_the_boundary() -> None:
+    # r = 1 ± ε exactly is not clipped; in float64 1.2 − 1 is 0.1999…6, so its neighbours are given exactly.
+    ratio = RATIONAL.array(["6/5", "6/5", "4/5", "4/5", "7/5", "7/5", "3/5", "3/5", "7/5"])
+    sign = RATIONAL.array([1, -1, 1, -1, 1, -1, 1, -1, 0])
+    kept = [1, 1, 1, 1, 0, 1, 1, 0, 1]
+    assert (ratios.ppo_clip(ratio, sign) == ratio * np.array(kept)).all()
+    wider = ratios.ppo_clip(ratio, sign, clip_low=0.4, clip_high=0.4)
+    assert (wider == ratio).all()
