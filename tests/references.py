@@ -408,4 +408,4 @@ def off(given: Any, expected: list[Any], size: float) -> bool:
     """``given`` is not ``expected``: not equal, or, for floats, further away than 1e-12 · ``size``."""
     if all(isinstance(e, int | Fraction) for e in expected) and not any(isinstance(v, float) for v in given):
         return [exact(v) for v in given] != expected
-    return any(abs(float(v) - float(e)) > 1e-12 * size for v, e in zip(given, expected, strict=True))
+    return not all(abs(float(v) - float(e)) <= 1e-12 * size for v, e in zip(given, expected, strict=True))  # NaN is off

@@ -58,10 +58,10 @@ def report(found: Audit) -> Iterator[RenderableType]:
 def in_words(found: Audit) -> str:
     """How E ĝ lies to g, as far as rounding lets one see."""
     overall = found.overall
-    if overall.bias_norm <= found.error_bound:
-        return "none here: E ĝ = g"
     if overall.relative_bias is None:
-        return "all of E ĝ, since g = 0 here"
+        return "none here: E ĝ = g = 0" if overall.bias_norm <= found.error_bound else "all of E ĝ, since g = 0 here"
+    if overall.relative_bias <= _relative(found):
+        return "none here: E ĝ = g"
     if overall.cosine is None:
         return "all of g is missing: E ĝ = 0 here"
     if overall.direction_bias is None or overall.direction_bias > _directional(found):
@@ -73,7 +73,7 @@ def in_words(found: Audit) -> str:
 
 def _relative(found: Audit) -> float:
     """The rounding error of a relative bias."""
-    return found.error_bound / found.overall.gradient_norm if found.error_bound else 0.0
+    return found.error_bound / (found.overall.gradient_norm or 1.0)
 
 
 def _directional(found: Audit) -> float:

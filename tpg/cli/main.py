@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,6 +12,7 @@ import tpg
 from tpg.cli.output import careful, destination, one_line
 from tpg.errors import TpgError
 
+KINDS = ("estimators", "problems", "claims")
 BAD_INPUT, CRASHED, INTERRUPTED = 2, 70, 130  # never 1 for a crash: that would read as a refutation
 
 app = typer.Typer(
@@ -26,14 +26,6 @@ app = typer.Typer(
 )
 
 
-class Kind(StrEnum):
-    """What ``tpg list`` can list."""
-
-    estimators = "estimators"
-    problems = "problems"
-    claims = "claims"
-
-
 def _count(given: str | int) -> int:
     """A whole number of at least 1."""
     try:
@@ -42,6 +34,13 @@ def _count(given: str | int) -> int:
     except ValueError:
         pass
     raise typer.BadParameter(f"{given!r} given, needed a whole number of at least 1")
+
+
+def _kind(given: str) -> str:
+    """One of the things that can be listed."""
+    if given in KINDS:
+        return given
+    raise typer.BadParameter(f"{given!r} given, needed {', '.join(KINDS[:-1])} or {KINDS[-1]}")
 
 
 Json = Annotated[
@@ -105,8 +104,8 @@ def audit(
 @app.command("list")
 def list_(
     kind: Annotated[
-        Kind | None,
-        typer.Argument(metavar="KIND", help="What to list in full; none: all, in short."),
+        str | None,
+        typer.Argument(metavar="KIND", parser=_kind, help=f"One of {', '.join(KINDS)}, in full; none: all, in short."),
     ] = None,
     json: Json = None,
 ) -> None:
@@ -114,7 +113,7 @@ def list_(
     target = destination(json)
     from tpg.cli.listing import show_list
 
-    raise typer.Exit(show_list(kind.value if kind else None, target))
+    raise typer.Exit(show_list(kind, target))
 
 
 @app.command()
@@ -159,4 +158,4 @@ def _usage(error: Exception) -> str:
     text = error.format_message()  # type: ignore[attr-defined]
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "tpg"
-    return f"{text[:1].lower()}{text[1:].rstrip('.')} (`{command} --help` shows all)"
+    return f"{text[:1].lower()}{text[1:].rstrip('.')} (see `{command} --help`)"

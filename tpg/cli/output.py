@@ -9,8 +9,8 @@ import secrets
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -68,10 +68,17 @@ def one_line(text: str) -> str:
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush; a reader that has left ends the program quietly, a full disk is an error."""
-    try:
+    """Write and flush."""
+    with reaching(stream):
         stream.write(text)
         stream.flush()
+
+
+@contextmanager
+def reaching(stream: TextIO) -> Iterator[None]:
+    """A reader that has left ends the program quietly, a full disk is an error."""
+    try:
+        yield
     except OSError as error:
         with suppress(OSError, ValueError):  # what is left in the buffer must not fail again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -97,9 +104,10 @@ class Destination:
         return sys.stderr if self.stdout else sys.stdout
 
     def write(self, data: Any) -> None:
-        """``data`` as JSON, atomically: readers and crashes meet the old file or the new one, never a part."""
-        if self.given is None:
-            return
+        """``data`` as JSON, atomically: readers and crashes meet the old file or the new one, never a part.
+
+        Refuses NaN and infinity even where nothing is written, so that no report ever shows them.
+        """
         utf8 = not self.stdout or (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         try:
             text = json.dumps(data, indent=2, allow_nan=False, ensure_ascii=not utf8) + "\n"
@@ -107,7 +115,7 @@ class Destination:
             raise TpgError("the result holds NaN or infinity, not JSON numbers: rescale the rewards") from None
         if self.stdout:
             write(sys.stdout, text)
-        else:
+        elif self.given is not None:
             _to_file(self.given, lambda target: replace(target, text))
 
 

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tpg.cli.output import write
+from tpg.cli.output import reaching, write
 
 PIPED_WIDTH, WIDEST = 100, 120
 COLOURS = {"holds": "green", "refuted": "bold red", "undecided": "yellow"}
@@ -29,7 +29,7 @@ def console(stream: TextIO) -> Console:
 def show(stream: TextIO, *parts: RenderableType) -> None:
     """Write ``parts`` below one another, without blanks at line ends."""
     out = console(stream)
-    with out.capture() as captured:
+    with reaching(stream), out.capture() as captured:
         for part in parts:
             out.print(part)
     write(stream, "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))

@@ -1,0 +1,392 @@
+"""Exact moments: the engines against the literal reference, against each other, and against closed forms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import references as ref
+from tests.strategies import DISCOUNTS, DYADIC, SMALL, TINY, problems
+from tests.test_problem import residue
+from tpg import truth
+from tpg.errors import EstimatorError, TooLarge
+from tpg.estimators import advantages, aggregation
+from tpg.estimators.parts import peers
+from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.moments import Moments, brute_force, collapse, coupling, moments, report, report_by_prompt, report_of, sweep
+from tpg.numbers import FLOAT64, Array, gf
+from tpg.problem import zoo
+from tpg.problem.problem import Problem, make
+from tpg.problem.tree import grow
+
+ROWS = pytest.mark.parametrize("name", ESTIMATORS)
+FLOATS = [name for name, row in ESTIMATORS.items() if row.numbers == "float64"]
+
+
+def numbers(problem: Problem, row: Estimator) -> Problem:
+    return problem.to(FLOAT64) if row.numbers == "float64" else problem
+
+
+def exactly_or_rounded(name: str) -> Any:
+    """Discounts: a z-score runs in float64, where sums of rewards must not round, or ties come apart."""
+    return DYADIC if name in FLOATS else DISCOUNTS
+
+
+def second_moment(result: Moments) -> float:
+    """E‖ĝ‖² of Σ_x weight(x) ĝ_x, the size of the numbers that rounding acts on."""
+    mean = result.problem.combine(result.mean).astype(float)
+    return float(mean @ mean + result.total_variance)
+
+
+def agree(given: Moments, expected: Moments) -> None:
+    """Mean, variance and, where both have it, covariance: equal, or to 1e-12 where either is float64."""
+    size = second_moment(expected)
+    whole = [max(1e-300, float(m)) for m in (math.sqrt(size), size)]
+    per_prompt = max(float(v) for v in expected.variance) + float(np.abs(expected.mean.astype(float)).max()) ** 2
+    for name, scale in (("mean", math.sqrt(per_prompt) + whole[0]), ("variance", per_prompt), ("covariance", whole[1])):
+        one, two = getattr(given, name), getattr(expected, name)
+        if one is not None and two is not None:
+            assert one.shape == two.shape
+            wanted = [float(v) if isinstance(v, float) else ref.exact(v) for v in two.ravel()]
+            assert not ref.off(one.ravel(), wanted, scale), name
+
+
+# The engines
+
+
+@ROWS
+@pytest.mark.parametrize("size", [1, 2])
+@settings(max_examples=12)
+@given(data=st.data())
+def test_brute_force_is_the_literal_mean_and_covariance(name: str, size: int, data: st.DataObject) -> None:
+    # Every batch of every prompt's group, ĝ = Σ_x w_x ĝ_x.  Wrong: groups of prompts not independent, weights unsquared.
+    row = ESTIMATORS[name]
+    size = max(size, row.min_group)
+    problem = data.draw(problems(TINY, off_policy=None, discounts=exactly_or_rounded(name)))
+    result = brute_force(numbers(problem, row), row, size, covariance=True)
+    assert result.covariance is not None
+    mean, covariance = ref.covariance(ref.read(problem), ref.CREDITS[name], size)
+    scale = sum(float(m) ** 2 for m in mean) + sum(float(covariance[i][i]) for i in range(len(mean)))
+    assert not ref.off(result.problem.combine(result.mean), mean, math.sqrt(scale))
+    assert not ref.off(result.covariance.ravel(), [c for line in covariance for c in line], scale)
+    assert not ref.off([result.total_variance], [sum(covariance[i][i] for i in range(len(mean)))], scale)
+
+
+@ROWS
+@settings(max_examples=12)
+@given(data=st.data())
+def test_brute_force_is_the_literal_mean_and_variance_of_each_prompt(name: str, data: st.DataObject) -> None:
+    row, size = ESTIMATORS[name], data.draw(st.integers(2, 3))
+    shapes = SMALL if size == 2 else TINY
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, discounts=exactly_or_rounded(name)))
+    assert ref.disagreements(problem, brute_force(numbers(problem, row), row, size), name, size) == set()
+
+
+@ROWS
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_class_collapse_is_brute_force(name: str, size: int, data: st.DataObject) -> None:
+    # Both routes: one sweep over the tree where all tokens share a credit, listed paths otherwise and for covariances.
+    row = ESTIMATORS[name]
+    size = max(size, row.min_group)
+    shapes = SMALL if size <= 2 else TINY
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, discounts=exactly_or_rounded(name)))
+    given = numbers(problem, row)
+    expected = brute_force(given, row, size, covariance=size <= 2)
+    agree(collapse(given, row, size), expected)
+    agree(collapse(given, row, size, covariance=True), expected)
+    agree(moments(given, row, size), expected)
+
+
+@ROWS
+@settings(max_examples=10)
+@given(data=st.data())
+def test_float64_rounds_the_rational_moments(name: str, data: st.DataObject) -> None:
+    row, size = ESTIMATORS[name], data.draw(st.integers(2, 4))
+    problem = data.draw(problems(SMALL, prompts=3, off_policy=None, discounts=exactly_or_rounded(name)))
+    if name in FLOATS:
+        assert ref.disagreements(problem, collapse(problem.to(FLOAT64), row, 2), name, 2) == set()
+        return
+    exact = collapse(problem, row, size)
+    for engine in (collapse, partial(collapse, covariance=True), brute_force if size == 2 else collapse):
+        agree(engine(problem.to(FLOAT64), row, size), exact)
+
+
+@pytest.mark.parametrize("name", [n for n, row in ESTIMATORS.items() if row.algebraic and n != "remax"])
+@settings(max_examples=10)
+@given(problem=problems(SMALL, prompts=3, off_policy=None))
+def test_finite_fields_hold_the_image_of_the_rational_moments(name: str, problem: Problem) -> None:
+    row = ESTIMATORS[name]
+    for engine in (brute_force, collapse, partial(collapse, covariance=True)):
+        exact, image = engine(problem, row, 2), engine(problem.to(gf()), row, 2)
+        for table in ("mean", "variance"):
+            wanted = [residue(ref.exact(v)) for v in getattr(exact, table).ravel()]
+            assert [int(v) for v in getattr(image, table).ravel()] == wanted
+
+
+def test_blocks_of_the_sweep_do_not_change_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wrong: children of a block looked up among those of another.
+    for problem in (zoo.three_valued(), zoo.shared(), zoo.forbidden()):
+        whole = collapse(problem, ESTIMATORS["rloo"], 3)
+        monkeypatch.setattr(sweep, "BLOCK", problem.vocab * 2)
+        agree(collapse(problem, ESTIMATORS["rloo"], 3), whole)
+        monkeypatch.undo()
+
+
+# Closed forms (algorithms.md §2 C, §3)
+
+
+def mean_over(twin: ref.Twin, prompt: int, worth: Callable[[ref.Prefix], Fraction]) -> Fraction:
+    return sum((p * worth(w) for w, p in ref.responses(twin, prompt).items()), Fraction(0))
+
+
+def norm2_of_score(twin: ref.Twin, response: ref.Prefix) -> Fraction:
+    """‖Z(W)‖², Z = Σ_t S_t."""
+    z: ref.Vector = {}
+    for prefix, token in ref.steps(response):
+        for parameter, entry in ref.score(twin, prefix, token).items():
+            z[parameter] = z.get(parameter, 0) + entry
+    return sum((entry**2 for entry in z.values()), Fraction(0))
+
+
+class Ingredients:
+    """J, σ², E‖Z‖², V_o = E‖Z‖²(R−J)² − ‖g‖² and ‖g‖² of one prompt, each a literal sum over responses."""
+
+    def __init__(self, twin: ref.Twin, prompt: int) -> None:
+        reward, norm2 = partial(ref.total, twin), partial(norm2_of_score, twin)
+        mean = partial(mean_over, twin, prompt)
+        self.g2 = sum((v**2 for v in ref.gradient_of(twin, prompt).values()), Fraction(0))
+        self.j = mean(reward)
+        self.reward_variance = mean(lambda w: (reward(w) - self.j) ** 2)
+        self.z2 = mean(norm2)
+        self.slant = mean(lambda w: norm2(w) * (reward(w) - self.j))
+        self.oracle = mean(lambda w: norm2(w) * (reward(w) - self.j) ** 2) - self.g2
+
+    def rloo(self, size: int) -> Fraction:
+        """R7: V_o/G + (σ² E‖Z‖² + ‖g‖²)/(G(G−1))."""
+        return self.oracle / size + (self.reward_variance * self.z2 + self.g2) / (size * (size - 1))
+
+    def group_mean_mse(self, size: int) -> Fraction:
+        """R8: ((G−1)/G)² Var_RLOO + ‖g‖²/G²."""
+        return Fraction(size - 1, size) ** 2 * self.rloo(size) + self.g2 / size**2
+
+    def with_baseline(self, b: Fraction, size: int) -> Fraction:
+        """R9: (V_o + (J−b)² E‖Z‖² + 2(J−b) E[‖Z‖²(R−J)])/G."""
+        return (self.oracle + (self.j - b) ** 2 * self.z2 + 2 * (self.j - b) * self.slant) / size
+
+
+def error_of(problem: Problem, result: Moments) -> list[Fraction]:
+    """E‖ĝ_x − g_x‖² of each prompt."""
+    gap = result.mean - truth.gradient(problem)
+    return [ref.exact(b + v) for b, v in zip(problem.inner(gap, gap), result.variance, strict=True)]
+
+
+@given(problems(SMALL), st.sampled_from([2, 3, 4, 7]))
+def test_leave_one_out_and_mean_baseline_have_their_closed_form_error(problem: Problem, size: int) -> None:
+    twin = ref.read(problem)
+    parts = [Ingredients(twin, x) for x in range(problem.prompts)]
+    rloo, mean = (collapse(problem, ESTIMATORS[name], size) for name in ("rloo", "group_mean"))
+    assert error_of(problem, rloo) == [p.rloo(size) for p in parts]
+    assert error_of(problem, mean) == [p.group_mean_mse(size) for p in parts]
+
+
+@pytest.mark.parametrize("size", [512])
+@settings(max_examples=4)
+@given(problem=problems(((3, 3), (2, 3)), values=(0, 1)))
+def test_groups_of_512_have_their_closed_form_error(size: int, problem: Problem) -> None:
+    # 513 compositions instead of up to 27^512 groups; exact in rationals, 1e-12 in float64.
+    twin = ref.read(problem)
+    parts = [Ingredients(twin, x) for x in range(problem.prompts)]
+    for name, expected in (("rloo", [p.rloo(size) for p in parts]), ("group_mean", [p.group_mean_mse(size) for p in parts])):
+        assert error_of(problem, collapse(problem, ESTIMATORS[name], size)) == expected
+        exact, rounded = (collapse(p, ESTIMATORS[name], size) for p in (problem, problem.to(FLOAT64)))
+        agree(rounded, exact)
+
+
+@given(problems(SMALL), st.sampled_from([1, 2, 5]))
+def test_variance_is_a_parabola_in_the_baseline(problem: Problem, size: int) -> None:
+    # ReMax: b = R(greedy); REINFORCE: 0; with the prompt's expected reward: J, where V_o is left.
+    twin = ref.read(problem)
+    parts = [Ingredients(twin, x) for x in range(problem.prompts)]
+    greedy = []
+    for x in range(problem.prompts):
+        word: ref.Prefix = (x,)
+        while word in twin.policy:
+            word = (*word, twin.policy[word].index(max(twin.policy[word])))
+        greedy.append(ref.total(twin, word))
+    for name, baseline in (
+        ("remax", greedy),
+        ("reinforce", [Fraction(0)] * problem.prompts),
+        ("reinforce_baseline", [p.j for p in parts]),
+    ):
+        result = collapse(problem, ESTIMATORS[name], size)
+        assert ref.fractions(result.variance) == [p.with_baseline(b, size) for p, b in zip(parts, baseline, strict=True)]
+        assert (result.mean == truth.gradient(problem)).all()
+
+
+def h_slope(p: Fraction, size: int) -> float:
+    """h'_G(p) = Σ_k C(G,k) p^{k−1} (1−p)^{G−k−1} √(k(G−k))/G (§3 ii), std with ddof = 0."""
+    terms = [math.comb(size, k) * p ** (k - 1) * (1 - p) ** (size - k - 1) for k in range(1, size)]
+    return math.fsum(float(term) * math.sqrt(k * (size - k)) / size for k, term in enumerate(terms, 1))
+
+
+def z_row(ddof: int) -> Estimator:
+    return Estimator("z", partial(advantages.z_score, ddof=ddof, eps=0.0), numbers="float64")
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 16, 512])
+@settings(max_examples=8)
+@given(problem=problems(SMALL, values=(0, 1), discounts=DYADIC))
+def test_binary_z_scores_rescale_each_prompt_by_h(size: int, problem: Problem) -> None:
+    # E ĝ_x = h'_G(p) ∇p; ddof = 1 multiplies by √((G−1)/G).  Wrong: a swapped ddof, a tie that counts, a lost binomial.
+    twin, given = ref.read(problem), problem.to(FLOAT64)
+    p = [twin.value[(x,)] for x in range(problem.prompts)]
+    for ddof, factor in ((0, 1.0), (1, math.sqrt((size - 1) / size))):
+        result = collapse(given, z_row(ddof), size)
+        for x in range(problem.prompts):
+            slope = list(ref.gradient_of(twin, x).values())
+            mine = result.mean if problem.tabular else result.mean[x]
+            wanted = [factor * h_slope(p[x], size) * float(s) for s in slope]
+            if problem.tabular:
+                wanted = [w for w, (prefix, _) in zip(wanted, twin.parameters, strict=True) if prefix[0] == x]
+                mine = result.mean[given.tree.prompt == x]
+            assert not ref.off(mine.ravel(), wanted, math.sqrt(size))  # a credit is at most √G
+
+
+def test_z_scores_of_small_groups_are_constant_rates() -> None:
+    # §3(ii): h' = 1 for G = 2 and √2 for G = 3 whatever p; √3 − (2√3−3)p(1−p) for G = 4; √(G−1) at p → 0, 1.
+    for p in (Fraction(n, 10) for n in range(11)):
+        assert h_slope(p, 2) == 1
+        assert math.isclose(h_slope(p, 3), math.sqrt(2), rel_tol=1e-15)
+        curve = math.sqrt(3) - (2 * math.sqrt(3) - 3) * float(p * (1 - p))
+        assert math.isclose(h_slope(p, 4), curve, rel_tol=1e-15)
+    problem = zoo.hard_easy().to(FLOAT64) if False else zoo.hard_easy()
+    given = make(problem.tree, problem.probs, problem.rewards, name="hard-easy").to(FLOAT64)
+    for size, rate in ((2, 1.0), (3, math.sqrt(2))):
+        found = report_of(collapse(given, z_row(0), size), truth.gradient(given))
+        assert found.scale is not None
+        assert math.isclose(found.scale, rate, rel_tol=1e-12)
+        assert found.direction_bias is not None
+        assert found.direction_bias < 1e-12
+    four = report_of(collapse(given, z_row(0), 4), truth.gradient(given))
+    assert four.direction_bias == 0 or four.direction_bias is not None
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@given(problem=problems(SMALL))
+def test_one_over_length_turns_the_gradient_by_a_covariance(size: int, problem: Problem) -> None:
+    # §3(iii): E ĝ = (G−1)/G {E[1/L] ∇J + ∇Cov(R, 1/L)}; ∇Cov = ∇E[R/L] − E[1/L] ∇J − J ∇E[1/L].
+    row = Estimator("mean/L", advantages.group_mean, aggregation.seq_mean_token_mean)
+    twin, result = ref.read(problem), collapse(problem, row, size)
+    expected = []
+    for x in range(problem.prompts):
+        inverse = mean_over(twin, x, lambda w: Fraction(1, ref.length(w)))
+        dj = ref.gradient_of(twin, x)
+        ratio = ref.derivative(twin, x, lambda w: ref.total(twin, w) / ref.length(w))
+        short = ref.derivative(twin, x, lambda w: Fraction(1, ref.length(w)))
+        covariance = {k: ratio[k] - inverse * dj[k] - twin.value[(x,)] * short[k] for k in dj}
+        expected.append({k: Fraction(size - 1, size) * (inverse * dj[k] + covariance[k]) for k in dj})
+    assert ref.fractions(problem.combine(result.mean)) == ref.mixed(twin, expected)
+
+
+# Reports
+
+
+def bandit() -> Problem:
+    """π = (1/3, 2/3), r = (0, 1): g = (−2/9, 2/9), ‖g‖² = 8/81."""
+    return make(grow(2, 1), [["1/3", "2/3"]], [[0, 1]])
+
+
+def test_a_report_by_hand() -> None:
+    # REINFORCE, G = 1: ĝ = (−1/3, 1/3) with probability 2/3, else 0: E‖ĝ‖² = 4/27, variance 12/81 − 8/81 = 4/81.
+    problem = bandit()
+    g = truth.gradient(problem)
+    one = report_of(brute_force(problem, ESTIMATORS["reinforce"], 1), g)
+    assert (one.relative_bias, one.scale, one.direction_bias, one.cosine) == (0, 1, 0, 1)
+    assert (one.total_variance, one.mse_over_g2) == (4 / 81, 0.5)
+    assert one.gradient_norm == math.sqrt(8 / 81)
+    # Group mean, G = 2: ĝ = ½·½(−1, 1) with probability 4/9, else 0: E ĝ = g/2, E‖ĝ‖² = 1/18, variance 18/324 − 8/324;
+    # MSE/‖g‖² = (10/324 + 8/324)/(32/324) = 9/16.
+    two = report_of(brute_force(problem, ESTIMATORS["group_mean"], 2), g)
+    assert (two.relative_bias, two.scale, two.direction_bias, two.cosine) == (0.5, 0.5, 0, 1)
+    assert (two.total_variance, two.mse_over_g2) == (10 / 324, 9 / 16)
+    assert two.bias_norm == math.sqrt(2 / 81)
+
+
+def test_a_report_of_vectors_by_hand() -> None:
+    # E ĝ = (3, 4), g = (1, 0): scale 3, off the line by (0, 4), bias (2, 4).
+    for dtype in (float, object):
+        found = report(np.array([3, 4], dtype=dtype), 5, np.array([1, 0], dtype=dtype))
+        assert (found.scale, found.direction_bias, found.cosine) == (3, 4 / 3, 0.6)
+        assert (found.bias_norm, found.relative_bias) == (math.sqrt(20), math.sqrt(20))
+        assert (found.total_variance, found.mse_over_g2, found.gradient_norm) == (5, 25, 1)
+
+
+def test_without_a_direction_ratios_are_none() -> None:
+    # r₂ = −r₁: g = 0, and E ĝ = 0.  Wrong: NaN, or a division error.
+    problem = zoo.cancelling()
+    found = report_of(brute_force(problem, ESTIMATORS["reward_to_go"], 1), truth.gradient(problem))
+    assert (found.gradient_norm, found.bias_norm) == (0, 0)
+    assert (found.relative_bias, found.scale, found.direction_bias, found.cosine, found.mse_over_g2) == (None,) * 5
+    assert found.total_variance > 0
+    silent = report(np.zeros(2), 0, np.array([1.0, 0.0]))  # E ĝ = 0, g not
+    assert (silent.relative_bias, silent.scale, silent.direction_bias, silent.cosine) == (1, 0, None, None)
+
+
+@given(problems(SMALL, prompts=3))
+def test_a_report_by_prompt_is_the_report_of_each_prompt_alone(problem: Problem) -> None:
+    # Weights enter the whole, not the parts: (Σ w_x)² …; variances add as w_x².
+    result, g = collapse(problem, ESTIMATORS["dr_grpo"], 2), truth.gradient(problem)
+    parts = report_by_prompt(result, g)
+    assert len(parts) == problem.prompts
+    weights = [ref.exact(w) for w in problem.weights]
+    whole = sum(w**2 * ref.exact(v) for w, v in zip(weights, result.variance, strict=True))
+    assert ref.exact(result.total_variance) == whole
+    for x, part in enumerate(parts):
+        assert part.total_variance == float(result.variance[x])
+        norm2 = sum(v**2 for v in ref.gradient_of(ref.read(problem), x).values())
+        assert part.gradient_norm == math.sqrt(norm2)
+        assert part.scale in (None, 1 / (2 * problem.horizon))
+
+
+# What is refused
+
+
+def test_peers_that_act_on_single_tokens_are_not_collapsed() -> None:
+    @peers("mask")
+    def alive(mask: Array) -> Array:
+        return np.broadcast_to(mask.sum(-2, keepdims=True), mask.shape)
+
+    row = Estimator("alive", advantages.response_reward, alive)
+    with pytest.raises(EstimatorError, match="^alive: peers act on single tokens, classes cannot tell: use brute force$"):
+        collapse(zoo.two_valued(), row, 2)
+    assert moments(zoo.two_valued(), row, 2).total_variance == brute_force(zoo.two_valued(), row, 2).total_variance
+
+
+def test_too_many_compositions_are_refused_before_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coupling, "MAX_COMPOSITIONS", 1)  # the limit is ten times this
+    with pytest.raises(TooLarge, match=r"^class collapse of 2 classes in groups of 5 would need 12 entries, .*: sample instead$"):
+        collapse(zoo.two_valued(), ESTIMATORS["rloo"], 5)  # 6 compositions of 2 classes
+
+
+def test_too_many_rewards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "MAX_VALUES", 2)
+    assert collapse(zoo.two_valued(), ESTIMATORS["rloo"], 2).total_variance > 0
+    with pytest.raises(TooLarge, match=r"^three-valued: distinct rewards would need 3 entries, the limit is 2: sample"):
+        collapse(zoo.three_valued(), ESTIMATORS["rloo"], 2)
+
+
+def test_scores_beyond_memory_are_refused() -> None:
+    # 2¹¹ responses · 11 tokens · 2·(2¹¹ − 1) logits = 9.2e7 < 1e8; one token more is 4.0e8.
+    problem = zoo.random(0, vocab=2, horizon=12, prompts=1, variable=False, field=FLOAT64)
+    with pytest.raises(TooLarge, match=r"^storing every score would need 4.03e\+08 entries, .*: use class collapse$"):
+        brute_force(problem, ESTIMATORS["reinforce"], 1)
