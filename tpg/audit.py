@@ -57,8 +57,9 @@ def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Pro
     bound = 0.0 if chosen.field.exact else error_bound(result)
     try:
         declared = estimator.expectation(chosen, group_size, g)
-        gap = report(chosen.combine(result.mean), 0, chosen.combine(declared)).bias_norm
-        verdict, why = _verdict(chosen, gap, bound)
+        off = chosen.combine(result.mean - declared)
+        gap = report(off, 0, 0 * off).bias_norm
+        verdict, why = _verdict(chosen, bool((off == 0).all()) if chosen.field.exact else gap <= bound, gap)
     except TooLarge as refusal:  # the moments stand without it
         gap, verdict, why = math.nan, UNDECIDED, f"the declared expectation cannot be evaluated: {refusal}"
     return Audit(
@@ -90,7 +91,7 @@ def audit_by_sampling(
     g = truth.gradient(chosen)
     declared = estimator.expectation(chosen, group_size, g)
     found = sample(chosen, estimator, group_size, samples, declared, g, seed=seed, progress=progress)
-    verdict, why = _verdict(chosen, np.inf if found.rejected else 0.0, found.discrepancy)
+    verdict, why = _verdict(chosen, not found.rejected, found.overall.bias_norm)
     if verdict != UNDECIDED:
         why = f"e-value e^{found.log_evalue:.3g}, a false alarm at most once in {1 / found.alpha:.0e} audits"
         limit = f"no deviation above {found.discrepancy:.3g} along {found.directions} directions (power {found.power})"
@@ -112,10 +113,10 @@ def audit_by_sampling(
     )
 
 
-def _verdict(problem: Problem, gap: float, bound: float) -> tuple[str, str]:
+def _verdict(problem: Problem, equal: bool, gap: float) -> tuple[str, str]:
     if not problem.on_policy:
         return UNDECIDED, "the declared expectation is on-policy, this problem's behaviour policy is another"
-    if gap <= bound:
+    if equal:
         return HOLDS, "measured expectation equals the declared one"
     return REFUTED, f"measured expectation is {gap:.3g} away from the declared one"
 

@@ -43,8 +43,8 @@ class Case:
 
 
 def cases(discounts: tuple[str, ...], quick: bool) -> Iterator[Case]:
-    """Every contrast; the full run adds a longer horizon and a second alphabet."""
-    shapes = [(3, 2)] if quick else [(3, 2), (2, 3)]
+    """Every contrast; the full run adds longer horizons and other alphabets."""
+    shapes = [(3, 2)] if quick else [(3, 2), (2, 3), (4, 2), (2, 4)]
     for (vocab, horizon), discount in itertools.product(shapes, discounts):
         for shared, variable, prompts in itertools.product((0, 2), (False, True), (1, 2)):
             yield Case(shared, variable, prompts, vocab, horizon, discount)

@@ -36,6 +36,8 @@ def choose(labels: Iterable[str]) -> list[Claim]:
     todo, chosen = list(wanted), set(wanted)
     while todo:
         for needed in known[todo.pop()].needs:
+            if needed not in known:
+                raise TpgError(f"a claim needs {needed!r}, which no installed package offers: correct its label")
             if needed not in chosen:
                 chosen.add(needed)
                 todo.append(needed)

@@ -8,10 +8,11 @@ from pathlib import Path
 from rich.console import RenderableType
 from rich.text import Text
 
-from tpg.audit import Audit
+from tpg.audit import Audit, audit_by_sampling
 from tpg.audit import audit as measure
 from tpg.cli import render
 from tpg.cli.output import Destination
+from tpg.cli.progress import bar
 from tpg.estimators import table
 from tpg.moments import Report
 from tpg.problem import files, zoo
@@ -24,10 +25,14 @@ NO_ANGLE = "undefined (g = 0 or E ĝ = 0)"
 CAVEAT = "All this is for this problem and group size; a biased gradient may well train better."
 
 
-def audit(name: str, problem: str, group_size: int, target: Destination) -> int:
-    """Audit the row ``name``; return the exit code."""
-    estimator = table.get(name)
-    found = measure(problem_of(problem), estimator, group_size)
+def audit(name: str, problem: str, group_size: int, samples: int, seed: int, target: Destination) -> int:
+    """Audit the row ``name``, by sampling if ``samples`` > 0; return the exit code."""
+    estimator, chosen = table.get(name), problem_of(problem)
+    with bar(f"{name} on {chosen.name}") as progress:
+        if samples:
+            found = audit_by_sampling(chosen, estimator, group_size, samples, seed, progress)
+        else:
+            found = measure(chosen, estimator, group_size, progress)
     target.write(found.to_json())
     render.show(target.prose, *report(found))
     return render.exit_code([found.verdict])
@@ -58,6 +63,8 @@ def report(found: Audit) -> Iterator[RenderableType]:
 def in_words(found: Audit) -> str:
     """How E ĝ lies to g, as far as rounding lets one see."""
     overall = found.overall
+    if found.sampled:
+        return "estimated below; sampling alone never shows that there is none"
     if overall.relative_bias is None:
         return "none here: E ĝ = g = 0" if overall.bias_norm <= found.error_bound else "all of E ĝ, since g = 0 here"
     if overall.relative_bias <= _relative(found):
@@ -82,11 +89,15 @@ def _directional(found: Audit) -> float:
 
 
 def _numbers(found: Audit) -> Iterator[tuple[str, str, Text]]:
-    overall, bound = found.overall, found.error_bound
-    relative = _size(overall.relative_bias, _relative(found))
-    direction = NO_PART if overall.scale == 0 else _size(overall.direction_bias, _directional(found))
+    overall, bound, exact = found.overall, found.error_bound, found.arithmetic == "rational"
+    relative = _size(overall.relative_bias, _relative(found), exact)
+    direction = NO_PART if overall.scale == 0 else _size(overall.direction_bias, _directional(found), exact)
+    if found.sampled:
+        rounding = f"float64; E ĝ is known to ± {render.bound(found.sampled.standard_error)}"
+    else:
+        rounding = "exact" if exact else f"|E ĝ| is off by {render.bound(bound)} at most"
     for name, value, note in (
-        ("|E ĝ − declared|", _size(found.discrepancy, bound), "reward per parameter"),
+        ("|E ĝ − declared|", _size(found.discrepancy, bound, exact), "reward per parameter"),
         ("relative bias", relative, "|E ĝ − g| / |g|"),
         ("scale", render.number(overall.scale, NO_GRADIENT), "⟨E ĝ, g⟩ / ⟨g, g⟩: the multiple of g in E ĝ"),
         ("direction bias", direction, "|E ĝ − scale·g| / |scale·g|: no step size mends it"),
@@ -94,16 +105,16 @@ def _numbers(found: Audit) -> Iterator[tuple[str, str, Text]]:
         ("total variance", render.number(overall.total_variance), "trace of Cov ĝ, in reward²"),
         ("MSE/|g|²", render.number(overall.mse_over_g2, NO_GRADIENT), "mean squared error of ĝ over |g|²"),
         ("|g|", render.number(overall.gradient_norm), "exact gradient, in reward per parameter"),
-        ("arithmetic", found.arithmetic, f"|E ĝ| is off by {render.bound(bound)} at most" if bound else "exact"),
+        ("arithmetic", "sampled" if found.sampled else found.arithmetic, rounding),
     ):
         yield name, value, Text(note, "dim")
 
 
-def _size(value: float | None, bound: float) -> str:
+def _size(value: float | None, bound: float, exact: bool) -> str:
     """A norm, and whether it is 0 exactly or but for rounding."""
     if value is None or value > bound:
         return render.number(value, NO_GRADIENT)
-    return f"{value:.0e} (rounding)" if bound else "0 (exact)"
+    return "0 (exact)" if exact else f"{value:.0e} (rounding)" if value else "0"
 
 
 def _prompt(index: int, each: Report) -> list[str]:

@@ -24,7 +24,7 @@ def show_list(kind: str | None, target: Destination) -> int:
     """List one kind in full, or all three in short."""
     data = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
     target.write(data)
-    render.show(target.prose, *(in_short(data) if kind is None else [IN_FULL[kind](data[kind])]))
+    render.show(target.prose, *(in_short(data) if kind is None else in_full(kind, data[kind])))
     return 0
 
 
@@ -93,6 +93,13 @@ def in_short(data: dict[str, list[Row]]) -> Iterator[RenderableType]:
     yield Text("More: `tpg list estimators`, `tpg list problems`, `tpg list claims`.", "dim")
 
 
+def in_full(kind: str, rows: list[Row]) -> Iterator[RenderableType]:
+    """One kind, with everything there is to say."""
+    yield IN_FULL[kind](rows)
+    yield ""
+    yield Text(LEGENDS[kind], "dim")
+
+
 def _estimators(rows: list[Row]) -> Table:
     body: list[render.Cells] = []
     for row in rows:
@@ -118,4 +125,10 @@ def _claims(rows: list[Row]) -> Table:
     return render.table(("label", "statement, source"), body)
 
 
+LEGENDS = {
+    "estimators": "G: the group size, responses per prompt.  `tpg audit NAME` measures one.",
+    "problems": "V: vocabulary, T: tokens of the longest response, γ: discount.  Options follow a colon, as in "
+    "`tpg audit rloo --problem random:seed=3,shared=2`.",
+    "claims": "`tpg verify LABEL` checks one, with everything it needs.",
+}
 IN_FULL = {"estimators": _estimators, "problems": _problems, "claims": _claims}

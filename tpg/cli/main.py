@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import tpg
-from tpg.cli.output import careful, destination, one_line
+from tpg.cli.output import careful, complain, destination
 from tpg.errors import TpgError
 
 KINDS = ("estimators", "problems", "claims")
@@ -92,13 +92,17 @@ def audit(
     group_size: Annotated[
         int, typer.Option(metavar="G", parser=_count, help="Responses per prompt in one gradient.")
     ] = 8,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Sample N groups per prompt instead of counting all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the samples.")] = 0,
     json: Json = None,
 ) -> None:
     """Measure mean and variance of one estimator exactly, and test the expectation it declares."""
     target = destination(json)
     from tpg.cli.audit import audit
 
-    raise typer.Exit(audit(name, problem, group_size, target))
+    raise typer.Exit(audit(name, problem, group_size, samples, seed, target))
 
 
 @app.command("list")
@@ -144,12 +148,12 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.excepthook(*sys.exc_info())
         return CRASHED
     if code == INTERRUPTED:
-        typer.echo("interrupted", err=True)
+        complain("interrupted")
     return int(code or 0)
 
 
 def _refuse(text: str) -> int:
-    typer.echo(one_line(f"error: {text}"), err=True)
+    complain(f"error: {text}")
     return BAD_INPUT
 
 

@@ -67,6 +67,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
+def complain(text: str) -> None:
+    """One line on the standard error."""
+    with suppress(OSError):
+        sys.stderr.write(f"{one_line(text)}\n")
+        sys.stderr.flush()
+
+
 def write(stream: TextIO, text: str) -> None:
     """Write and flush."""
     with reaching(stream):

@@ -21,7 +21,7 @@ from tpg.problem.problem import Progress
 from tpg.rollouts import Rollouts
 
 MAX_CELLS = 3 * 10**8  # compositions × classes: about a minute
-ROWS = 1 << 15  # compositions held at once
+HELD = 1 << 20  # numbers held at once
 
 
 class Coupling(NamedTuple):
@@ -35,19 +35,24 @@ class Coupling(NamedTuple):
 def compositions(classes: int, size: int) -> Iterator[Array]:
     """Every way to split ``size`` responses over ``classes`` classes, in blocks of rows [n, K]."""
     many = math.comb(classes + size - 1, size)
-    TooLarge.check(f"groups of {size} from {classes} classes of responses", many * classes, MAX_CELLS, "sample instead")
+    width = max(classes, size)
+    TooLarge.check(
+        f"groups of {size} from {classes} classes of responses", many * width, MAX_CELLS, "sample them (--samples N)"
+    )
     if classes == 1:
         yield np.array([[size]])
         return
     places = itertools.combinations(range(size + classes - 1), classes - 1)  # stars and bars
-    while block := list(itertools.islice(places, ROWS)):
+    while block := list(itertools.islice(places, max(1, HELD // width))):
         bars = np.array(block)
         first, last = np.full((len(bars), 1), -1), np.full((len(bars), 1), size + classes - 1)
         yield np.diff(np.concatenate([first, bars, last], axis=1), axis=1) - 1
 
 
 def chances(counts: Array, mass: Array, field: Field) -> Array:
-    """[rows] multinomial probability of ``counts`` [rows, K] under ``mass`` [K]."""
+    """[rows] multinomial probability of ``counts`` [rows, K] under ``mass`` [K], which sums to 1."""
+    if len(mass) == 1:
+        return field.ones(len(counts))
     if not field.exact:
         return _log_multinomial(counts, mass)
     factorial = [math.factorial(n) for n in range(int(counts.sum(1).max()) + 1)]
@@ -88,7 +93,7 @@ def couple(
     done, many = 0, math.comb(len(mass) + size - 1, size)
     for counts in compositions(len(mass), size):
         done += len(counts)
-        if progress is not None and many > ROWS:
+        if progress is not None and many > len(counts):
             progress(done, many)
         chance = chances(counts, mass, field)[:, None]
         credit = credits_by_class(estimator, fields, counts, settings, field)

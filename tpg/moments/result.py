@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from tpg.errors import EstimatorError
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
 
@@ -49,7 +52,18 @@ class Report:
 
 
 def report(mean: Array, variance: Any, g: Array) -> Report:
-    """Compare an expected gradient ``mean`` [D] of total variance ``variance`` with the exact ``g`` [D]."""
+    """Compare an expected gradient ``mean`` [D] of total variance ``variance`` with the exact ``g`` [D].
+
+    EstimatorError when a number leaves the range of float64.
+    """
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            return _report(mean, variance, g)
+    except (OverflowError, FloatingPointError):
+        raise EstimatorError("the moments leave the range of float64: rescale the rewards") from None
+
+
+def _report(mean: Array, variance: Any, g: Array) -> Report:
     gg, mg, mm = _dot(g, g), _dot(mean, g), _dot(mean, mean)
     bias = _dot(mean - g, mean - g)
     off = mean - mg / gg * g if gg != 0 else None

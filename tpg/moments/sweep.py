@@ -88,7 +88,9 @@ class Sweep:
                 new &= totals != value
             if new.any():
                 mine |= dict.fromkeys(totals[new].tolist())
-                TooLarge.check(f"{self.problem.name}: distinct rewards", len(mine), MAX_VALUES, "sample instead")
+                TooLarge.check(
+                    f"{self.problem.name}: distinct rewards", len(mine), MAX_VALUES, "sample them (--samples N)"
+                )
         return [list(values) for values in known]
 
     def _chance(self, block: Block) -> Array:

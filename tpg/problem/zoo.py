@@ -202,7 +202,9 @@ def _option(name: str, known: dict[str, Any], item: str) -> tuple[str, Any]:
         raise ProblemError(f"problem {name!r} has no option {key!r}: it takes {', '.join(known) or 'none'}")
     try:
         kind = type(known[key])
-        value: Any = text if key == "discount" else {"true": 1, "false": 0}.get(text.lower(), text)
-        return key, value if key == "discount" else kind(int(value))
+        value: Any = text if key == "discount" else int({"true": 1, "false": 0}.get(text.lower(), text))
     except ValueError:
-        raise ProblemError(f"problem {name!r}: {key}={text!r} given, an integer needed") from None
+        value = -1
+    if value == -1 or (key != "discount" and value < 0):
+        raise ProblemError(f"problem {name!r}: {key}={text!r} given, a whole number of at least 0 needed")
+    return key, value if key == "discount" else kind(value)
