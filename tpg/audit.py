@@ -91,7 +91,7 @@ def audit_by_sampling(
     g = truth.gradient(chosen)
     declared = estimator.expectation(chosen, group_size, g)
     found = sample(chosen, estimator, group_size, samples, declared, g, seed=seed, progress=progress)
-    verdict, why = _verdict(chosen, not found.rejected, found.overall.bias_norm)
+    verdict, why = _verdict(chosen, not found.rejected, found.off_declared)
     if verdict != UNDECIDED:
         why = f"e-value e^{found.log_evalue:.3g}, a false alarm at most once in {1 / found.alpha:.0e} audits"
         limit = f"no deviation above {found.discrepancy:.3g} along {found.directions} directions (power {found.power})"
@@ -105,7 +105,7 @@ def audit_by_sampling(
         arithmetic=chosen.field.name,
         verdict=verdict,
         why=why,
-        discrepancy=found.overall.bias_norm,
+        discrepancy=found.off_declared,
         error_bound=found.discrepancy,
         overall=found.overall,
         prompts=(),

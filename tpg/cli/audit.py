@@ -89,18 +89,20 @@ def _directional(found: Audit) -> float:
 
 
 def _numbers(found: Audit) -> Iterator[tuple[str, str, Text]]:
-    overall, bound, exact = found.overall, found.error_bound, found.arithmetic == "rational"
-    relative = _size(overall.relative_bias, _relative(found), exact)
-    direction = NO_PART if overall.scale == 0 else _size(overall.direction_bias, _directional(found), exact)
+    overall, exact = found.overall, found.arithmetic == "rational"
+    bound, relative, direction = found.error_bound, _relative(found), _directional(found)
+    if found.sampled:  # estimates as they are: noise is no rounding
+        bound = relative = direction = 0.0
+    turn = NO_PART if overall.scale == 0 else _size(overall.direction_bias, direction, exact)
     if found.sampled:
         rounding = f"float64; E ĝ is known to ± {render.bound(found.sampled.standard_error)}"
     else:
         rounding = "exact" if exact else f"|E ĝ| is off by {render.bound(bound)} at most"
     for name, value, note in (
         ("|E ĝ − declared|", _size(found.discrepancy, bound, exact), "reward per parameter"),
-        ("relative bias", relative, "|E ĝ − g| / |g|"),
+        ("relative bias", _size(overall.relative_bias, relative, exact), "|E ĝ − g| / |g|"),
         ("scale", render.number(overall.scale, NO_GRADIENT), "⟨E ĝ, g⟩ / ⟨g, g⟩: the multiple of g in E ĝ"),
-        ("direction bias", direction, "|E ĝ − scale·g| / |scale·g|: no step size mends it"),
+        ("direction bias", turn, "|E ĝ − scale·g| / |scale·g|: no step size mends it"),
         ("cosine", render.number(overall.cosine, NO_ANGLE), "of the angle between E ĝ and g"),
         ("total variance", render.number(overall.total_variance), "trace of Cov ĝ, in reward²"),
         ("MSE/|g|²", render.number(overall.mse_over_g2, NO_GRADIENT), "mean squared error of ĝ over |g|²"),

@@ -32,7 +32,8 @@ class Sampled:
 
     ``discrepancy`` is the smallest deviation of E⟨ĝ, v⟩ from its declared value, along any of the ``directions`` unit
     vectors v, that would have been found with probability ≥ ``power``; ``alpha`` bounds the chance of a false alarm.
-    ``overall`` holds plug-in estimates; |E ĝ| and the bias are known to about ``standard_error`` = √(tr Cov ĝ / n).
+    ``overall`` holds plug-in estimates, ``off_declared`` that of |E ĝ − declared|; |E ĝ| and the bias are known to
+    about ``standard_error`` = √(tr Cov ĝ / n).
     """
 
     samples: int
@@ -44,6 +45,7 @@ class Sampled:
     log_evalue: float
     rejected: bool
     standard_error: float
+    off_declared: float
     overall: Report
 
 
@@ -103,6 +105,7 @@ def sample(
         log_evalue=eprocess.log_evalue(test),
         rejected=eprocess.rejected(test),
         standard_error=float(np.sqrt(overall.total_variance / samples)),
+        off_declared=float(np.linalg.norm(problem.combine(problem.pull(table / samples) - declared))),
         overall=overall,
     )
 
