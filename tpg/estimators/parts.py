@@ -56,7 +56,7 @@ def reads(part: Part) -> frozenset[str]:
 
 def per_token(part: Part) -> bool:
     """``part`` returns a number per token, because it looks along the response."""
-    return not reads(part) <= RESPONSE_LEVEL or "advantage" in parameters(part)
+    return not reads(part) <= RESPONSE_LEVEL or "sign" in parameters(part)
 
 
 def apply(part: Part, rollouts: Rollouts, **computed: Any) -> Array:

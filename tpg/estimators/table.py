@@ -21,7 +21,7 @@ PPO_LAMBDA = 0.95  # verl's and OpenRLHF's default for PPO
 
 @dataclass(frozen=True, eq=False)
 class Estimator:
-    """A policy-gradient estimator: credits c[i,t] = advantage · ratio / aggregation on the tokens of each response.
+    """A policy-gradient estimator: credits c[i,t] = (advantage · ratio + penalty) / aggregation on each token.
 
     ĝ = Σ_i Σ_t c[i,t] ∇log π(w_{i,t}).  ``numbers``: what the formula runs in: "any" field, those with an
     order (a clip), or float64 alone (a square root).
@@ -35,12 +35,13 @@ class Estimator:
     source: str = ""
     aliases: tuple[str, ...] = ()
     critic: Critic | None = None
+    penalty: Part | None = None
     numbers: Literal["any", "ordered", "float64"] = "any"
 
     @property
-    def parts(self) -> tuple[Part, Part, Part]:
-        """The three factors."""
-        return self.advantage, self.aggregation, self.ratio
+    def parts(self) -> tuple[Part, ...]:
+        """The functions that the credits are made of."""
+        return self.advantage, self.aggregation, self.ratio, *(() if self.penalty is None else (self.penalty,))
 
     @cached_property
     def needs(self) -> frozenset[str]:
@@ -71,9 +72,7 @@ class Estimator:
     @cached_property
     def collapsible(self) -> bool:
         """Responses meet only through response-level factors, so that groups can be counted by class."""
-        coupled = [part for part in self.parts if peers_of(part)]
-        clipped_peers = "advantage" in parameters(self.ratio) and bool(peers_of(self.advantage))
-        return not any(per_token(part) for part in coupled) and not clipped_peers
+        return not any(per_token(part) for part in self.parts if peers_of(part))
 
     @cached_property
     def response_level(self) -> bool:
@@ -83,19 +82,62 @@ class Estimator:
     def __call__(self, rollouts: Rollouts) -> Array:
         """Credits [..., G, T], 0 off the mask."""
         mask = apply(whole_mask, rollouts)
-        return np.where(mask, self.product(rollouts), 0)
+        advantage = _along(self.advantage, apply(self.advantage, rollouts))
+        credit = advantage * _along(self.ratio, apply(self.ratio, rollouts, sign=_sign(self.ratio, advantage)))
+        if self.penalty is not None:
+            credit = credit + _along(self.penalty, apply(self.penalty, rollouts))
+        return np.where(mask, credit / _along(self.aggregation, apply(self.aggregation, rollouts)), 0)
 
-    def product(self, rollouts: Rollouts, coupled: bool | None = None) -> Array:
-        """The product of the factors, [..., G, T or 1]: all, or only those that do (or do not) read other responses."""
-        chosen = [coupled is None or bool(peers_of(part)) == coupled for part in self.parts]
-        out: Array = powers(rollouts.discount, 1)[None]  # 1 in the number type of the problem
-        if chosen[0]:
-            out = _along(self.advantage, apply(self.advantage, rollouts))
-        if chosen[2]:
-            out = out * _along(self.ratio, apply(self.ratio, rollouts, advantage=out))
-        if chosen[1]:
-            out = out / _along(self.aggregation, apply(self.aggregation, rollouts))
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The credits as a sum of products of a factor that reads peers and one that does not.
+
+        A clip reads the sign of the advantage: where that depends on peers, A·ρ(sign A) = A⁺ρ(+1) + A⁻ρ(−1).
+        """
+        signs = (1, -1) if "sign" in parameters(self.ratio) and peers_of(self.advantage) else (0,)
+        penalty = () if self.penalty is None else (Term(self, 0, True),)
+        return (*(Term(self, sign, False) for sign in signs), *penalty)
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One product of the credits: ``coupled`` · ``own``."""
+
+    row: Estimator
+    sign: int  # +1, −1: that part of the advantage; 0: all of it
+    penalty: bool
+
+    def coupled(self, rollouts: Rollouts) -> Array:
+        """[..., G] the factors that read other responses."""
+        out = powers(rollouts.discount, 1)  # 1 in the number type of the problem
+        if not self.penalty and peers_of(self.row.advantage):
+            advantage = apply(self.row.advantage, rollouts)
+            out = np.where(advantage * self.sign > 0, advantage, 0 * advantage) if self.sign else advantage
+        if peers_of(self.row.aggregation):
+            out = out / apply(self.row.aggregation, rollouts)
         return out
+
+    def own(self, rollouts: Rollouts) -> Array:
+        """[..., G, T or 1] the factors that do not."""
+        row = self.row
+        out = powers(rollouts.discount, 1)[None]
+        if self.penalty and row.penalty is not None:
+            out = _along(row.penalty, apply(row.penalty, rollouts))
+        elif not self.penalty:
+            if not peers_of(row.advantage):
+                out = _along(row.advantage, apply(row.advantage, rollouts))
+            sign = np.array([[self.sign]]) if self.sign else _sign(row.ratio, out)
+            out = out * _along(row.ratio, apply(row.ratio, rollouts, sign=sign))
+        if not peers_of(row.aggregation):
+            out = out / _along(row.aggregation, apply(row.aggregation, rollouts))
+        return out
+
+
+def _sign(ratio: Part, advantage: Array) -> Array | None:
+    """The sign of the advantage, for ratios that clip by it."""
+    if "sign" not in parameters(ratio):
+        return None
+    return np.where(advantage > 0, 1, np.where(advantage < 0, -1, 0))
 
 
 def whole_mask(mask: Array) -> Array:

@@ -19,16 +19,14 @@ def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along:
     """
     paths = Paths(problem, estimator, group_size)
     singles = paths.singles
-    shadow = np.abs((paths.weight * np.where(singles.mask, along[singles.node, singles.token], 0)).sum(1))
+    shadow = np.abs((paths.weight * np.where(singles.mask, along[singles.node, singles.token], 0)).sum(2))  # [F, R]
     total = 0.0
     for prompt, weight in enumerate(problem.weights):
         mine = singles.prompt == prompt
         here = np.unique(paths.code[mine])
         fields = {name: values[prompt, here] for name, values in paths.fields.items()}
         settings = settings_of(problem, estimator, group_size, prompt)
-        credit = max(
-            float(np.abs(credits_by_class(estimator, fields, counts, settings, problem.field)).max())
-            for counts in compositions(len(here), group_size)
-        )
-        total += float(weight) * group_size * credit * float(shadow[mine].max())
+        blocks = compositions(len(here), group_size)
+        sizes = [np.abs(credits_by_class(estimator, fields, c, settings, problem.field)).max((0, 2)) for c in blocks]
+        total += float(weight) * group_size * float(np.max(sizes, axis=0) @ shadow[:, mine].max(1))
     return total

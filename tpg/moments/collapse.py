@@ -3,6 +3,7 @@
 With U(W) = Σ_t w_t(W) S_t the part of ĝ that response W owns, m_k = E[U; class k], n_k = E[‖U‖²; class k]:
     E ĝ = Σ_k α_k m_k,     tr Cov ĝ = Σ_k β_k n_k + Σ_{k,l} (γ_kl − α_k α_l) ⟨m_k, m_l⟩,
 α, β, γ from one representative group per composition of classes.  Cost: O(responses) + compositions, not responses^G.
+Credits that are a sum of products (clips, penalties) repeat every index by term: k stands for (term, class).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def collapse(
     """Mean and total variance of ĝ, equal to :func:`tpg.moments.brute.brute_force`."""
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
-    sweep = estimator.response_level and not covariance
+    sweep = estimator.response_level and len(estimator.terms) == 1 and not covariance
     classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
     couplings = [
         _couple(classes, problem, estimator, group_size, prompt, progress) for prompt in range(problem.prompts)
@@ -43,8 +44,10 @@ def collapse(
 
 
 def _variance(c: Coupling, classes: Sweep | Paths, prompt: int) -> Any:
-    spread = c.cross - c.first[:, None] * c.first[None, :]
-    return (c.square * classes.square[prompt]).sum() + (spread * classes.gram[prompt]).sum()
+    first, terms = c.first.ravel(), len(c.square)
+    spread = c.cross - first[:, None] * first[None, :]
+    square = classes.square[prompt].reshape(terms, terms, -1)
+    return (c.square * square).sum() + (spread * classes.gram[prompt]).sum()
 
 
 def _couple(
@@ -61,7 +64,10 @@ def _couple(
     settings = settings_of(problem, estimator, group_size, prompt)
     fields = {name: values[prompt, here] for name, values in classes.fields.items()}
     small = couple(estimator, fields, mass[here], settings, problem.field, progress)
-    size = len(mass)
-    out = Coupling(*(problem.field.zeros(shape) for shape in ((size,), (size,), (size, size))))
-    out.first[here], out.square[here], out.cross[np.ix_(here, here)] = small
-    return out
+    terms, size = len(estimator.terms), len(mass)
+    first, square = problem.field.zeros((terms, size)), problem.field.zeros((terms, terms, size))
+    cross = problem.field.zeros((terms * size, terms * size))
+    first[:, here], square[:, :, here] = small.first, small.square
+    places = (np.arange(terms)[:, None] * size + here).ravel()
+    cross[np.ix_(places, places)] = small.cross
+    return Coupling(first, square, cross)

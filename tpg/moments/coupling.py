@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tpg.errors import TooLarge
-from tpg.estimators.parts import apply, peers_of
 from tpg.estimators.table import Estimator
 from tpg.numbers import Array, Field
 from tpg.problem.problem import Progress
@@ -25,7 +24,7 @@ HELD = 1 << 20  # numbers held at once
 
 
 class Coupling(NamedTuple):
-    """α, β [K] and γ [K, K] of one prompt."""
+    """α [F, K], β [F, F, K] and γ [F·K, F·K] of one prompt, for credits that are a sum of F products."""
 
     first: Array
     square: Array
@@ -88,36 +87,42 @@ def couple(
     ``fields``: the class values [K] of every field they read; ``mass`` [K], none 0; ``settings``: group_size, horizon,
     discount and the prompt's own fields.
     """
-    size = settings["group_size"]
-    first, same, pairs = (field.zeros(shape) for shape in (len(mass), len(mass), (len(mass), len(mass))))
-    done, many = 0, math.comb(len(mass) + size - 1, size)
-    for counts in compositions(len(mass), size):
+    size, terms, classes = settings["group_size"], len(estimator.terms), len(mass)
+    first, same = field.zeros((terms, classes)), field.zeros((terms, terms, classes))
+    pairs = field.zeros((terms * classes, terms * classes))
+    done, many = 0, math.comb(classes + size - 1, size)
+    for counts in compositions(classes, size):
         done += len(counts)
         if progress is not None and many > len(counts):
             progress(done, many)
-        chance = chances(counts, mass, field)[:, None]
         credit = credits_by_class(estimator, fields, counts, settings, field)
-        seen = counts * credit
-        first += (chance * seen).sum(0)
-        same += (chance * seen * credit).sum(0)
-        pairs += (chance * seen).T @ seen  # Σ P n_k n_l A_k A_l
-    cross = pairs - np.diag(same)
-    return Coupling(first / mass, same / mass, cross / mass[:, None] / mass[None, :])
+        seen = counts[:, None, :] * credit
+        likely = chances(counts, mass, field)[:, None, None] * seen
+        first += likely.sum(0)
+        same += (likely[:, :, None, :] * credit[:, None, :, :]).sum(0)
+        pairs += likely.reshape(len(counts), -1).T @ seen.reshape(len(counts), -1)  # Σ P n_k n_l A_k A_l
+    both = np.tile(mass, terms)
+    return Coupling(first / mass, same / mass, (pairs - _diagonal(same)) / both[:, None] / both[None, :])
+
+
+def _diagonal(same: Array) -> Array:
+    """[F, F, K] as the matrix [F·K, F·K] that joins each class with itself only."""
+    terms, _, classes = same.shape
+    out = np.zeros((terms, classes, terms, classes), dtype=same.dtype)
+    k = np.arange(classes)
+    out[:, k, :, k] = same.transpose(2, 0, 1)
+    return out.reshape(terms * classes, terms * classes)
 
 
 def credits_by_class(
     estimator: Estimator, fields: Mapping[str, Array], counts: Array, settings: Mapping[str, Any], field: Field
 ) -> Array:
-    """[rows, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""
+    """[rows, F, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""
     size = int(counts[0].sum())
     member = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()).reshape(len(counts), size)
     seen: dict[str, Any] = {name: values[member] for name, values in fields.items()}
     rollouts = Rollouts(**settings, **seen)
-    product = field.ones((len(counts), size))
-    if peers_of(estimator.advantage):
-        product = product * apply(estimator.advantage, rollouts)
-    if peers_of(estimator.aggregation):
-        product = product / apply(estimator.aggregation, rollouts)
-    first = np.cumsum(counts, axis=1) - counts  # where each class starts in its row
-    picked = np.take_along_axis(product, np.minimum(first, size - 1), axis=1)
-    return np.where(counts > 0, picked, field.scalar(0))
+    first = np.minimum(np.cumsum(counts, axis=1) - counts, size - 1)  # where each class starts in its row
+    products = (np.broadcast_to(term.coupled(rollouts), member.shape) for term in estimator.terms)
+    picked = np.stack([np.take_along_axis(product, first, axis=1) for product in products], axis=1)
+    return np.where(counts[:, None, :] > 0, picked, field.scalar(0))

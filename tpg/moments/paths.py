@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property
 from typing import Any
 
@@ -36,8 +37,8 @@ class Paths:
         self.problem = problem
         self.singles = responses(problem, estimator.critic)
         alone = self.singles.group(np.arange(len(self.singles.node))[:, None], estimator.needs, group_size)
-        own = estimator.product(alone, coupled=False)[:, 0]
-        self.weight = np.where(self.singles.mask, own, problem.field.scalar(0))  # [R, T]
+        own = [np.broadcast_to(term.own(alone)[:, 0], self.singles.mask.shape) for term in estimator.terms]
+        self.weight = np.where(self.singles.mask, np.stack(own), problem.field.scalar(0))  # [F, R, T]
         self._classify(class_fields(estimator))
 
     def _classify(self, names: list[str]) -> None:
@@ -64,52 +65,65 @@ class Paths:
 
     @cached_property
     def square(self) -> Array:
-        problem, singles = self.problem, self.singles
+        """n = E[⟨U_f, U_g⟩; class k] [P, F, F, K]."""
+        problem, singles, terms = self.problem, self.singles, range(len(self.weight))
         if problem.features is not None:
-            return self._tally(singles.probability * dot(self._own, self._own))
-        norm2 = 1 - 2 * problem.probs + dot(problem.probs, problem.probs)[:, None]  # ‖e_b − π‖²
-        along = np.where(singles.mask, norm2[singles.node, singles.token], problem.field.scalar(0))
-        return self._tally(singles.probability * dot(self.weight * self.weight, along))  # other prefixes: orthogonal
+            products = [[dot(self._own[f], self._own[g]) for g in terms] for f in terms]
+        else:
+            norm2 = 1 - 2 * problem.probs + dot(problem.probs, problem.probs)[:, None]  # ‖e_b − π‖²
+            along = np.where(singles.mask, norm2[singles.node, singles.token], problem.field.scalar(0))
+            weight = self.weight  # scores of different prefixes are orthogonal
+            products = [[dot(weight[f] * weight[g], along) for g in terms] for f in terms]
+        tallies = [[self._tally(singles.probability * products[f][g]) for g in terms] for f in terms]
+        return np.array(tallies, dtype=self.weight.dtype).transpose(2, 0, 1, 3)
 
     @cached_property
     def _own(self) -> Array:
-        """U [R, D] of every response."""
+        """U [F, R, D] of every response."""
         scores = token_scores(self.singles)
-        return np.asarray((self.weight[:, :, None] * scores).sum(1))
+        return np.stack([(weight[:, :, None] * scores).sum(1) for weight in self.weight])
 
     @cached_property
     def _parts(self) -> Array:
-        """m_k, as ``Problem.pull`` lays it out, per class: [K, N, V] or [K, P, d]."""
+        """m, as ``Problem.pull`` lays it out, per term and class: [F·K, N, V] or [F·K, P, d]."""
         problem, singles = self.problem, self.singles
-        table = problem.field.zeros((self.classes, *problem.probs.shape))
+        table = problem.field.zeros((len(self.weight), self.classes, *problem.probs.shape))
         rows, t = np.nonzero(singles.mask)
         where = self.code[rows], singles.node[rows, t], singles.token[rows, t]
-        np.add.at(table, where, singles.probability[rows] * self.weight[rows, t])
-        return np.stack([problem.pull(coefficient) for coefficient in table])
+        for out, weight in zip(table, self.weight, strict=True):
+            np.add.at(out, where, singles.probability[rows] * weight[rows, t])
+        return np.stack([problem.pull(coefficient) for out in table for coefficient in out])
 
     @cached_property
     def gram(self) -> Array:
+        """⟨m_j, m_l⟩ [P, F·K, F·K]."""
         problem, parts = self.problem, self._parts
-        out = problem.field.zeros((problem.prompts, self.classes, self.classes))
+        out = problem.field.zeros((problem.prompts, len(parts), len(parts)))
         for prompt in range(problem.prompts):
             own = parts[:, problem.tree.prompt == prompt] if problem.tabular else parts[:, prompt]
-            flat = own.reshape(self.classes, -1)
+            flat = own.reshape(len(parts), -1)
             out[prompt] = flat @ flat.T
         return out
 
     def mean(self, alpha: Array) -> Array:
+        """Σ α m for ``alpha`` [P, F, K], as ``Problem.pull`` lays it out."""
         owner = self.problem.tree.prompt if self.problem.tabular else np.arange(self.problem.prompts)
-        return np.asarray((alpha.T[:, owner, None] * self._parts).sum(0))
+        flat = alpha.reshape(len(alpha), -1)
+        return np.asarray((flat.T[:, owner, None] * self._parts).sum(0))
 
     def covariance(self, couplings: list[Coupling]) -> Array:
-        own, weights = self._own, self.problem.weights
-        out = self.problem.field.zeros((self.problem.parameters,) * 2)
+        """[D, D] covariance of Σ_x weight(x) ĝ_x."""
+        size, weights, terms = self.problem.parameters, self.problem.weights, range(len(self.weight))
+        out = self.problem.field.zeros((size, size))
         for prompt, c in enumerate(couplings):
             mine = self.singles.prompt == prompt
-            u, chance, code = own[mine], self.singles.probability[mine], self.code[mine]
-            parts = self.problem.field.zeros((self.classes, own.shape[1]))
-            np.add.at(parts, code, chance[:, None] * u)
-            spread = c.cross - c.first[:, None] * c.first[None, :]
-            each = (u * (c.square[code] * chance)[:, None]).T @ u + parts.T @ spread @ parts
+            own, chance, code = self._own[:, mine], self.singles.probability[mine], self.code[mine]
+            parts = self.problem.field.zeros((len(self.weight), self.classes, size))
+            for f in terms:
+                np.add.at(parts[f], code, chance[:, None] * own[f])
+            flat, first = parts.reshape(-1, size), c.first.ravel()
+            each = flat.T @ (c.cross - first[:, None] * first[None, :]) @ flat
+            for f, g in itertools.product(terms, terms):
+                each = each + (own[f] * (c.square[f, g][code] * chance)[:, None]).T @ own[g]
             out = out + weights[prompt] ** 2 * each
         return out

@@ -114,7 +114,7 @@ class Sweep:
             fields["reward"] = self._totals(block)[..., None]
         fields["length"] = np.full((1, 1, 1), block.t + 1)
         alone = Rollouts(self.group_size, problem.horizon, problem.discount, **fields)
-        return self.estimator.product(alone, coupled=False)[..., 0, 0]
+        return self.estimator.terms[0].own(alone)[..., 0, 0]
 
     def _scores(self, block: Block) -> tuple[Array, Array]:
         """‖Z‖² [V, n] of responses that end here, and Z [V·n, d] itself for shared parameters."""
@@ -154,7 +154,8 @@ class Sweep:
         self.gram[block.prompt] += flat @ flat.T
 
     def mean(self, alpha: Array) -> Array:
-        """Σ_k α_k m_k for ``alpha`` [P, K], as ``Problem.pull`` lays it out."""
+        """Σ_k α_k m_k for ``alpha`` [P, 1, K], as ``Problem.pull`` lays it out."""
+        alpha = alpha[:, 0]
         if self.parts is not None:
             return np.asarray((alpha[:, :, None] * self.parts).sum(1))
         out = np.empty_like(self.problem.probs)
