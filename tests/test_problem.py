@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests import references as ref
 from tests.strategies import MEDIUM, problems
-from tpg.errors import ProblemError
+from tpg.errors import ProblemError, TpgError
 from tpg.numbers import FLOAT64, MERSENNE_61, RATIONAL, Field, gf
 from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
@@ -161,12 +161,14 @@ def test_random_values_are_response_rewards(seed: int, values: int) -> None:
         ("zzz", r"^unknown problem 'zzz': did you mean cancelling, delayed-credit, "),
         ("random:sed=3", r"^problem 'random' has no option 'sed': it takes seed, vocab, horizon, "),
         ("shared:seed=3", r"^problem 'shared' has no option 'seed': it takes none$"),
-        ("random:seed=x", r"^problem 'random': seed='x' given, an integer needed$"),
-        ("random:seed", r"^problem 'random': seed='' given, an integer needed$"),
+        ("random:seed=x", r"^problem 'random': seed='x' given, a whole number of at least 0 needed$"),
+        ("random:seed", r"^problem 'random': seed='' given, a whole number of at least 0 needed$"),
+        ("random:seed=-1", r"^problem 'random': seed='-1' given, a whole number of at least 0 needed$"),
+        ("random:discount=abc", r"^'abc' is not a number: write 3, 0.25 or \"1/4\"$"),
     ],
 )
 def test_zoo_refuses_what_it_does_not_know(spec: str, message: str) -> None:
-    with pytest.raises(ProblemError, match=message):
+    with pytest.raises(TpgError, match=message):
         zoo.get(spec)
 
 

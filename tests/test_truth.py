@@ -142,6 +142,20 @@ def test_jacobians_are_derivatives_of_vector_fields(problem: Problem) -> None:
     assert (truth.curl(problem, truth.by_recursion) == 0).all()  # the Hessian of J
 
 
+@settings(max_examples=10)
+@given(problems(TINY))
+def test_jacobians_follow_quotients_and_differences(problem: Problem) -> None:
+    # Forward mode through every operation: + − · / with numbers on either side.  Wrong: a quotient rule with a sign lost.
+    def field(moved: Problem) -> Array:
+        p, q = moved.probs, 1 - moved.probs
+        return moved.pull(p / (2 + q) - 3 / (1 + p) + (-p) * q + (q - p) / 2)
+
+    slopes = truth.jacobian(problem, field)
+    for column, along in zip(slopes.T, directions(problem), strict=True):
+        quotients = finite_difference(problem, along, lambda moved: moved.combine(field(moved)))
+        assert all(abs(q - s) < TRUNCATION for q, s in zip(quotients, ref.fractions(column), strict=True))
+
+
 def test_a_field_that_is_no_gradient_has_curl() -> None:
     # One prefix, π = (p, q), p = 1/3.  F = (π₀, 0): ∂F₀/∂logit₁ = −pq, ∂F₁/∂logit₀ = 0.
     problem = make(grow(2, 1), [["1/3", "2/3"]], [[0, 1]])

@@ -35,7 +35,12 @@ class Field:
     def array(self, values: Any) -> Array:
         """``values`` (nested numbers, "p/q" strings or an array) as an array of this field."""
         if not self.exact:
-            return np.asarray(values, dtype=np.float64)
+            raw = np.asarray(values)
+            return (
+                raw.astype(np.float64)
+                if raw.dtype.kind in "biuf"
+                else np.frompyfunc(_to_float, 1, 1)(raw).astype(float)
+            )
         raw = np.asarray(values, dtype=object)
         return np.asarray(np.frompyfunc(self.scalar, 1, 1)(raw), dtype=object).reshape(raw.shape)
 

@@ -44,10 +44,8 @@ def collapse(
 
 
 def _variance(c: Coupling, classes: Sweep | Paths, prompt: int) -> Any:
-    first, terms = c.first.ravel(), len(c.square)
-    spread = c.cross - first[:, None] * first[None, :]
-    square = classes.square[prompt].reshape(terms, terms, -1)
-    return (c.square * square).sum() + (spread * classes.gram[prompt]).sum()
+    square = classes.square[prompt].reshape(c.square.shape)
+    return (c.square * square).sum() + (c.spread * classes.gram[prompt]).sum()
 
 
 def _couple(
@@ -66,8 +64,8 @@ def _couple(
     small = couple(estimator, fields, mass[here], settings, problem.field, progress)
     terms, size = len(estimator.terms), len(mass)
     first, square = problem.field.zeros((terms, size)), problem.field.zeros((terms, terms, size))
-    cross = problem.field.zeros((terms * size, terms * size))
+    spread = problem.field.zeros((terms * size, terms * size))
     first[:, here], square[:, :, here] = small.first, small.square
     places = (np.arange(terms)[:, None] * size + here).ravel()
-    cross[np.ix_(places, places)] = small.cross
-    return Coupling(first, square, cross)
+    spread[np.ix_(places, places)] = small.spread
+    return Coupling(first, square, spread)

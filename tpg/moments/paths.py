@@ -121,8 +121,8 @@ class Paths:
             parts = self.problem.field.zeros((len(self.weight), self.classes, size))
             for f in terms:
                 np.add.at(parts[f], code, chance[:, None] * own[f])
-            flat, first = parts.reshape(-1, size), c.first.ravel()
-            each = flat.T @ (c.cross - first[:, None] * first[None, :]) @ flat
+            flat = parts.reshape(-1, size)
+            each = flat.T @ c.spread @ flat
             for f, g in itertools.product(terms, terms):
                 each = each + (own[f] * (c.square[f, g][code] * chance)[:, None]).T @ own[g]
             out = out + weights[prompt] ** 2 * each

@@ -124,7 +124,7 @@ def hard_easy(field: Field = RATIONAL) -> Problem:
 
 def shared(field: Field = RATIONAL) -> Problem:
     """Two prompts that share three parameters, unequal lengths, dense token rewards, γ = 9/10."""
-    return _named(random(21, shared=3, discount="9/10", field=field), "shared")
+    return _named(random(21, shared=3, discount="9/10"), "shared").to(field)
 
 
 def forbidden(field: Field = RATIONAL) -> Problem:
