@@ -6,6 +6,8 @@
 from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("tpg", deadline=None, derandomize=True, database=None, max_examples=20, suppress_health_check=SLOW)
+settings.register_profile(
+    "tpg", deadline=None, derandomize=True, database=None, max_examples=40, suppress_health_check=SLOW
+)
 settings.register_profile("deep", deadline=None, max_examples=400, suppress_health_check=SLOW)
 settings.load_profile("tpg")

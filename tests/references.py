@@ -1,8 +1,8 @@
 """Slow, literal references: the definitions of theory.md and algorithms.md as loops over dictionaries of fractions.
 
 No code is shared with tpg: ``read`` copies a Problem's tables once, the rest is Python.  A prefix is a tuple
-(prompt, w₁, …, w_t); a response is such a tuple that is no prefix of the tree.  A parameter is (prefix, token), the logit
-of a tabular policy, or the number of a shared one.  Only the z-score leaves the fractions, for floats.
+(prompt, w₁, …, w_t); a response is such a tuple that is no prefix of the tree.  A parameter is (prefix, token), the
+logit of a tabular policy, or the number of a shared one.  Only the z-score leaves the fractions, for floats.
 """
 
 from __future__ import annotations
@@ -150,7 +150,11 @@ def score(twin: Twin, prefix: Prefix, token: int) -> Vector:
 def objective(twin: Twin) -> Fraction:
     """J = Σ_x weight(x) Σ_W P(W) RM(W)."""
     return sum(
-        (twin.weight[x] * p * total(twin, w) for x in range(twin.prompts) for w, p in responses(twin, x, twin.policy).items()),
+        (
+            twin.weight[x] * p * total(twin, w)
+            for x in range(twin.prompts)
+            for w, p in responses(twin, x, twin.policy).items()
+        ),
         Fraction(0),
     )
 
@@ -393,7 +397,9 @@ def disagreements(problem: Any, moments: Any, row: str, group_size: int) -> set[
     for x in range(twin.prompts):
         rows = [(x,)] if twin.feature is not None else [p for p in twin.policy if p[0] == x]
         mean, variance = moments_of(twin, x, CREDITS[row], group_size)
-        own = twin.parameters if twin.feature is not None else [(p, b) for p in rows for b in range(len(twin.policy[p]))]
+        own = (
+            twin.parameters if twin.feature is not None else [(p, b) for p in rows for b in range(len(twin.policy[p]))]
+        )
         given = moments.mean[x] if twin.feature is not None else moments.mean[problem.tree.prompt == x].ravel()
         expected = [mean.get(p, 0) for p in own]
         size = float(sum(m * m for m in expected) + variance)

@@ -47,7 +47,7 @@ def trees(draw: st.DrawFn, shape: tuple[int, int], prompts: int, end_token: int 
 
 @st.composite
 def policies(draw: st.DrawFn, allowed: np.ndarray, dead: bool = False) -> list[list[Fraction]]:
-    """Small ratios on the allowed tokens; ``dead``: some of those have probability 0 all the same."""
+    """Small ratios on the allowed tokens; ``dead``: some of those have probability 0 all the same, prefix or not."""
     out = []
     for row in allowed.tolist():
         size = sum(row)
@@ -81,8 +81,9 @@ def problems(
 ) -> Problem:
     """A rational Problem of one of the ``shapes`` (V, T) with up to ``prompts`` prompts.
 
-    ``shared``, ``variable``, ``off_policy``: None draws either kind.  ``values``: response rewards to draw from, paid on the
-    last token (discounted back, so that RM(W) is one of them); none: dense token rewards.
+    ``shared``, ``variable``, ``off_policy``: None draws either kind.  ``dead``: some prefixes are never reached.
+    ``in_quarters``: π in multiples of 1/4.  ``values``: response rewards to draw from, paid on the last token
+    (discounted back, so that RM(W) is one of them); none: dense token rewards.
     """
     vocab, horizon = draw(st.sampled_from(shapes))
     count = draw(st.integers(1, prompts))
@@ -107,7 +108,7 @@ def problems(
         rewards,
         weights=draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)),
         discount=discount,
-        behaviour=draw(policies(allowed)) if other else None,
+        behaviour=draw(policies(allowed, dead)) if other else None,
         features=features,
         end_token=end_token,
     )

@@ -101,6 +101,11 @@ def test_a_check_that_lets_a_mutant_pass_decides_nothing(mutants: dict[str, Chec
     assert outcome.mutants.get("same", "survived") == "survived"
 
 
+@pytest.mark.parametrize("check", [lambda problem: [], lambda problem: [zero("of nothing", [])]])
+def test_a_check_that_finds_nothing_decides_nothing(check: Check) -> None:
+    assert run(toy(check=check), quick=True).status == "undecided"
+
+
 def test_a_refuted_claim_stays_refuted_though_mutants_survive() -> None:
     assert run(toy(check=sums_to_two, mutants={"one": sums_to_one}), quick=True).status == "refuted"
 
@@ -135,7 +140,11 @@ def test_what_needs_a_claim_that_was_not_run_is_open() -> None:
 
 def test_verify_runs_in_order_and_settles() -> None:
     claims = [toy("a", check=sums_to_two), toy("b", needs=("a",)), toy("c")]
-    assert [(o.label, o.status) for o in verify(claims, quick=True)] == [("a", "refuted"), ("b", "undecided"), ("c", "holds")]
+    assert [(o.label, o.status) for o in verify(claims, quick=True)] == [
+        ("a", "refuted"),
+        ("b", "undecided"),
+        ("c", "holds"),
+    ]
 
 
 def test_progress_is_told_every_step() -> None:
@@ -172,7 +181,9 @@ def test_cases_cover_every_contrast() -> None:
 def test_points_are_spread_over_the_whole_field() -> None:
     # Schwartz–Zippel needs uniform residues.  Wrong: the small ratios of the rational problems, read modulo p.
     problem = next(iter(cases(("9/10",), quick=True))).problem(POINT_FIELD, 0)
-    values = [int(v) for v in np.concatenate([problem.probs.ravel(), problem.rewards.ravel()])] + [int(problem.discount)]
+    values = [int(v) for v in np.concatenate([problem.probs.ravel(), problem.rewards.ravel()])] + [
+        int(problem.discount)
+    ]
     assert sum(v > 2**40 for v in values) == len(values)
     assert all(1 - sum(row) == 0 for row in problem.probs)
 
@@ -206,8 +217,12 @@ def test_a_wrong_gradient_refutes_what_the_paper_says_of_it(label: str, monkeypa
     right = common.gradient
     for module in (common, *(import_module(f"paper_checks.{name}") for name in paper_checks.ORDER)):
         if hasattr(module, "gradient"):
-            monkeypatch.setattr(module, "gradient", lambda problem: right(problem) + problem.discount * problem.field.ones(1))
-    expected = "holds" if label in ("prop:gae-pathwise", "prop:reward-class") else "refuted"  # these compare other things
+            monkeypatch.setattr(
+                module, "gradient", lambda problem: right(problem) + problem.discount * problem.field.ones(1)
+            )
+    expected = (
+        "holds" if label in ("prop:gae-pathwise", "prop:reward-class") else "refuted"
+    )  # these compare other things
     assert run(BY_LABEL[label], quick=True).status == expected
 
 
@@ -231,25 +246,27 @@ def test_an_unknown_label_lists_near_ones(monkeypatch: pytest.MonkeyPatch) -> No
     message = r"^unknown claim 'thm:advantge': did you mean thm:advantage.*\? \(`tpg list claims` shows all\)$"
     with pytest.raises(TpgError, match=message):
         registry.choose(["thm:advantge"])
-    with pytest.raises(TpgError, match="^unknown claim 'zzzzzz': did you mean lem:exact-gradient, lem:baseline, "):
+    with pytest.raises(TpgError, match=r"^unknown claim 'zzzzzz': did you mean lem:exact-gradient, lem:baseline, "):
         registry.choose(["zzzzzz"])
 
 
 def test_labels_name_one_statement_each(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, [toy("a")], [toy("a")])
-    with pytest.raises(TpgError, match="^claim 'a' is registered twice: labels name one statement each$"):
+    with pytest.raises(TpgError, match=r"^claim 'a' is registered twice: labels name one statement each$"):
         registry.load()
 
 
 def test_without_claims_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch)
-    with pytest.raises(TpgError, match=r"^no claims found under the entry point 'tpg.claims': install the package \(pip "):
+    with pytest.raises(
+        TpgError, match=r"^no claims found under the entry point 'tpg.claims': install the package \(pip "
+    ):
         registry.load()
 
 
 def test_a_need_that_nobody_offers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, [toy("a", needs=("z",))])
-    with pytest.raises(TpgError, match="^a claim needs 'z', which no installed package offers: correct its label$"):
+    with pytest.raises(TpgError, match=r"^a claim needs 'z', which no installed package offers: correct its label$"):
         registry.choose(["a"])
 
 

@@ -35,9 +35,13 @@ def numbers(problem: Problem, row: Estimator) -> Problem:
     return problem.to(FLOAT64) if row.numbers == "float64" else problem
 
 
-def exactly_or_rounded(name: str) -> Any:
-    """Discounts: a z-score runs in float64, where sums of rewards must not round, or ties come apart."""
-    return DYADIC if name in FLOATS else DISCOUNTS
+def fit(name: str) -> dict[str, Any]:
+    """Problems that suit a row.
+
+    A z-score runs in float64, where sums of rewards must not round, or ties come apart; the mean of a position needs
+    prefixes that are reached.
+    """
+    return {"discounts": DYADIC if name in FLOATS else DISCOUNTS, "dead": "position" not in name}
 
 
 def agree(given: Moments, expected: Moments) -> None:
@@ -64,10 +68,10 @@ def agree(given: Moments, expected: Moments) -> None:
 @settings(max_examples=12)
 @given(data=st.data())
 def test_brute_force_is_the_literal_mean_and_covariance(name: str, size: int, data: st.DataObject) -> None:
-    # Every batch of every prompt's group, ĝ = Σ_x w_x ĝ_x.  Wrong: groups of prompts not independent, weights unsquared.
+    # Every batch of every prompt's group, ĝ = Σ_x w_x ĝ_x.  Wrong: prompts share a group, weights unsquared.
     row = ESTIMATORS[name]
     size = max(size, row.min_group)
-    problem = data.draw(problems(TINY, off_policy=None, discounts=exactly_or_rounded(name)))
+    problem = data.draw(problems(TINY, off_policy=None, **fit(name)))
     result = brute_force(numbers(problem, row), row, size, covariance=True)
     assert result.covariance is not None
     mean, covariance = ref.covariance(ref.read(problem), ref.CREDITS[name], size)
@@ -83,7 +87,7 @@ def test_brute_force_is_the_literal_mean_and_covariance(name: str, size: int, da
 def test_brute_force_is_the_literal_mean_and_variance_of_each_prompt(name: str, data: st.DataObject) -> None:
     row, size = ESTIMATORS[name], data.draw(st.integers(2, 3))
     shapes = SMALL if size == 2 else TINY
-    problem = data.draw(problems(shapes, prompts=3, off_policy=None, discounts=exactly_or_rounded(name)))
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(name)))
     assert ref.disagreements(problem, brute_force(numbers(problem, row), row, size), name, size) == set()
 
 
@@ -96,7 +100,7 @@ def test_class_collapse_is_brute_force(name: str, size: int, data: st.DataObject
     row = ESTIMATORS[name]
     size = max(size, row.min_group)
     shapes = SMALL if size <= 2 else TINY
-    problem = data.draw(problems(shapes, prompts=3, off_policy=None, discounts=exactly_or_rounded(name)))
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(name)))
     given = numbers(problem, row)
     expected = brute_force(given, row, size, covariance=size <= 2)
     agree(collapse(given, row, size), expected)
@@ -111,7 +115,7 @@ def test_float64_rounds_the_rational_moments(name: str, data: st.DataObject) -> 
     # PPO on-policy only: a ratio of exactly 6/5 is not clipped, and one that rounds above it is.
     row, size = ESTIMATORS[name], data.draw(st.integers(2, 4))
     other = False if name.startswith("ppo") else None
-    problem = data.draw(problems(SMALL, prompts=3, off_policy=other, discounts=exactly_or_rounded(name)))
+    problem = data.draw(problems(SMALL, prompts=3, off_policy=other, **fit(name)))
     if name in FLOATS:
         assert ref.disagreements(problem, collapse(problem.to(FLOAT64), row, 2), name, 2) == set()
         return
@@ -164,9 +168,12 @@ COMPOSED = [
     Estimator("group clip", advantages.group_mean, ratio=ratios.ppo_clip, numbers="ordered"),
     Estimator("loo clip, token mean", advantages.rloo, aggregation.token_mean, ratios.ppo_clip, numbers="ordered"),
     Estimator("own clip, token mean", advantages.response_reward, aggregation.token_mean, ratios.ppo_clip),
+    Estimator("mean over length", advantages.group_mean, aggregation.seq_mean_token_mean),
     Estimator("penalty", advantages.group_mean, aggregation.seq_mean_token_mean, penalty=towards_reference),
     Estimator("all", advantages.rloo, aggregation.token_mean, ratios.ppo_clip, penalty=towards_reference),
-    Estimator("z", partial(advantages.z_score, eps=0.5), ratio=ratios.ppo_clip, penalty=towards_reference, numbers="float64"),
+    Estimator(
+        "z", partial(advantages.z_score, eps=0.5), ratio=ratios.ppo_clip, penalty=towards_reference, numbers="float64"
+    ),
 ]
 
 
@@ -181,6 +188,35 @@ def test_class_collapse_is_brute_force_for_sums_of_products(row: Estimator, size
     expected = brute_force(given, row, size, covariance=True)
     for covariance in (False, True):
         agree(collapse(given, row, size, covariance), expected)
+
+
+@peers("reward")
+def informative(reward: Array) -> Array:
+    """A factor like dynamic sampling: 0 for groups whose rewards are all equal."""
+    return np.where(advantages.tied(reward), 0 * reward, 0 * reward + 1)
+
+
+@peers("reward")
+def to_the_next(reward: Array) -> Array:
+    """R_i − R_{i+1}: unbiased, but not the same function of every place in the group."""
+    return reward - np.roll(reward, -1, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Estimator("coupled ratio", advantages.response_reward, ratio=informative),
+        Estimator("coupled penalty", advantages.response_reward, penalty=informative),
+        Estimator("order", to_the_next),
+    ],
+    ids=lambda row: row.name,
+)
+def test_moments_are_brute_force_or_refused_for_other_couplings(row: Estimator) -> None:
+    try:
+        found = moments(zoo.three_valued(), row, 3)
+    except EstimatorError:
+        return
+    agree(found, brute_force(zoo.three_valued(), row, 3))
 
 
 # Closed forms (algorithms.md §2 C, §3)
@@ -245,7 +281,10 @@ def test_groups_of_512_have_their_closed_form_error(problem: Problem) -> None:
     # 513 compositions instead of up to 9^512 groups; exact in rationals, 1e-12 in float64.
     twin, size = ref.read(problem), 512
     parts = [Ingredients(twin, x) for x in range(problem.prompts)]
-    for name, expected in (("rloo", [p.rloo(size) for p in parts]), ("group_mean", [p.group_mean_mse(size) for p in parts])):
+    for name, expected in (
+        ("rloo", [p.rloo(size) for p in parts]),
+        ("group_mean", [p.group_mean_mse(size) for p in parts]),
+    ):
         assert error_of(problem, collapse(problem, ESTIMATORS[name], size)) == expected
         exact, rounded = (collapse(p, ESTIMATORS[name], size) for p in (problem, problem.to(FLOAT64)))
         agree(rounded, exact)
@@ -268,7 +307,9 @@ def test_variance_is_a_parabola_in_the_baseline(problem: Problem, size: int) -> 
         ("reinforce_baseline", [p.j for p in parts]),
     ):
         result = collapse(problem, ESTIMATORS[name], size)
-        assert ref.fractions(result.variance) == [p.with_baseline(b, size) for p, b in zip(parts, baseline, strict=True)]
+        assert ref.fractions(result.variance) == [
+            p.with_baseline(b, size) for p, b in zip(parts, baseline, strict=True)
+        ]
         assert (result.mean == truth.gradient(problem)).all()
 
 
@@ -409,15 +450,19 @@ def test_peers_that_act_on_single_tokens_are_not_collapsed() -> None:
         return np.broadcast_to(np.maximum(mask.sum(-2, keepdims=True), 1), mask.shape)
 
     row = Estimator("alive", advantages.response_reward, alive)
-    with pytest.raises(EstimatorError, match="^alive: peers act on single tokens, classes cannot tell: use brute force$"):
+    with pytest.raises(
+        EstimatorError, match=r"^alive: peers act on single tokens, classes cannot tell: use brute force$"
+    ):
         collapse(zoo.two_valued(), row, 2)
     assert moments(zoo.two_valued(), row, 2).total_variance == brute_force(zoo.two_valued(), row, 2).total_variance
 
 
 def test_too_many_compositions_are_refused_before_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coupling, "MAX_CELLS", 29)
-    with pytest.raises(TooLarge, match=r"^groups of 5 from 2 classes of responses would need 30 entries, .* sample them"):
-        collapse(zoo.two_valued(), ESTIMATORS["rloo"], 5)  # 6 compositions of 5 members
+    with pytest.raises(
+        TooLarge, match=r"^groups of 5 from 2 classes of responses would need 30 entries, .* sample them"
+    ):
+        collapse(zoo.two_valued().to(FLOAT64), ESTIMATORS["grpo"], 5)  # 6 compositions of 5 members
 
 
 @pytest.mark.parametrize("size", [-1, 0, 10**6 + 1])
@@ -428,9 +473,9 @@ def test_impossible_group_sizes_are_refused(size: int) -> None:
 
 def test_too_many_rewards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "MAX_VALUES", 2)
-    assert collapse(zoo.two_valued(), ESTIMATORS["rloo"], 2).total_variance > 0
+    assert collapse(zoo.two_valued().to(FLOAT64), ESTIMATORS["grpo"], 2).total_variance > 0
     with pytest.raises(TooLarge, match=r"^three-valued: distinct rewards would need 3 entries, the limit is 2: sample"):
-        collapse(zoo.three_valued(), ESTIMATORS["rloo"], 2)
+        collapse(zoo.three_valued().to(FLOAT64), ESTIMATORS["grpo"], 2)
 
 
 def test_scores_beyond_memory_are_refused() -> None:

@@ -60,7 +60,7 @@ def test_ends_are_where_responses_end(problem: Problem) -> None:
 
 @given(anything, st.randoms(use_true_random=False))
 def test_pull_sums_scores_and_combine_weighs_prompts(problem: Problem, rng: Any) -> None:
-    # Σ c(s,a) ∂log π(a|s)/∂θ, score by score.  Wrong: a score without its mean, prompts mixed, weights left out or squared.
+    # Σ c(s,a) ∂log π(a|s)/∂θ, score by score.  Wrong: a score without its mean, prompts mixed, weights squared.
     twin = ref.read(problem)
     first, second = (
         {(s, a): Fraction(rng.randint(-3, 3)) for s in twin.policy for a in range(problem.vocab)} for _ in range(2)
@@ -130,7 +130,7 @@ def test_zoo_problems_are_what_they_say() -> None:
     assert all(r == 2 * w[0] + w[0] * w[3] for w, r in rewards("delayed-credit").items())
     assert all(r == w[0] for w, r in rewards("key-first").items())
     assert all(r == w[3] for w, r in rewards("key-last").items())
-    words = "2 02 010 011 012 101 102 110 111 112 12".split()  # no 00; 2 ends
+    words = ["2", "02", "010", "011", "012", "101", "102", "110", "111", "112", "12"]  # no 00; 2 ends
     assert set(rewards("forbidden")) == {tuple(map(int, word)) for word in words}
     assert set(rewards("cancelling").values()) == {0}
     success = [ref.read(zoo.get("hard-easy")).value[(x,)] for x in (0, 1)]
@@ -157,7 +157,10 @@ def test_random_values_are_response_rewards(seed: int, values: int) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("two-value", r"^unknown problem 'two-value': did you mean two-valued.*\(a file name ends in \.json, \.toml\)$"),
+        (
+            "two-value",
+            r"^unknown problem 'two-value': did you mean two-valued.*\(a file name ends in \.json, \.toml\)$",
+        ),
         ("zzz", r"^unknown problem 'zzz': did you mean cancelling, delayed-credit, "),
         ("random:sed=3", r"^problem 'random' has no option 'sed': it takes seed, vocab, horizon, "),
         ("shared:seed=3", r"^problem 'shared' has no option 'seed': it takes none$"),
@@ -242,21 +245,33 @@ def test_the_end_token_is_a_token(token: int) -> None:
 
 
 def test_the_end_token_ends_a_response() -> None:
-    with pytest.raises(ProblemError, match="^b: end token 1 leads to another prefix: it ends a response$"):
+    with pytest.raises(ProblemError, match=r"^b: end token 1 leads to another prefix: it ends a response$"):
         bandit(tree=grow(2, 2), probs=[["1/2", "1/2"]] * 3, rewards=[[0, 1]] * 3, end_token=1)
 
 
 def test_no_other_token_ends_a_response_early() -> None:
     early = Tree(np.array([[True, False], [False, False]]), 1)
-    message = "^b: token 1 of node 0 has positive probability, is not the end token and leads nowhere before the horizon: add"
+    message = (
+        "^b: token 1 of node 0 has positive probability, is not the end token and leads nowhere before the horizon: add"
+    )
     with pytest.raises(ProblemError, match=message):
         bandit(tree=early, probs=[["1/2", "1/2"]] * 2, rewards=[[0, 1]] * 2)
     bandit(tree=early, probs=[["1/2", "1/2"]] * 2, rewards=[[0, 1]] * 2, end_token=1)
     bandit(tree=early, probs=[[1, 0], ["1/2", "1/2"]], rewards=[[0, 1]] * 2)  # forbidden: needs no prefix
 
 
+def test_weights_are_finite() -> None:
+    with pytest.raises(ProblemError, match=r"needed|needs"):
+        bandit(**{**TWO, "probs": [[0.5, 0.5]] * 2}, field=FLOAT64, weights=[1, np.nan])
+
+
+def test_features_have_an_axis_of_parameters() -> None:
+    with pytest.raises(ProblemError, match="features"):
+        bandit(features=[[1, 2]]).parameters  # noqa: B018
+
+
 def test_tabular_scores_are_not_stored() -> None:
-    with pytest.raises(ProblemError, match="^b is tabular: its scores 1.a=b. − π_b are never stored$"):
+    with pytest.raises(ProblemError, match=r"^b is tabular: its scores 1.a=b. − π_b are never stored$"):
         _ = bandit().scores
 
 

@@ -155,11 +155,15 @@ def test_greedy_takes_the_first_of_the_most_probable_tokens(problem: Problem) ->
 def test_enumeration_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = zoo.two_valued()  # 1 + 2·1 + 4·3 = 15 responses of at most 3 tokens
     monkeypatch.setattr(rollouts, "MAX_ENTRIES", 15 * 3 - 1)
-    with pytest.raises(TooLarge, match="^two-valued: enumerating every response would need 45 entries, the limit is 44"):
+    with pytest.raises(
+        TooLarge, match=r"^two-valued: enumerating every response would need 45 entries, the limit is 44"
+    ):
         responses(problem)
     monkeypatch.setattr(rollouts, "MAX_ENTRIES", 15 * 3)
     assert len(responses(problem).node) == 15
-    with pytest.raises(TooLarge, match=r"^two-valued: every group of 3 would need 3.04e\+04 entries.* use class collapse$"):
+    with pytest.raises(
+        TooLarge, match=r"^two-valued: every group of 3 would need 3.04e\+04 entries.* use class collapse$"
+    ):
         next(iter(every(problem, 3)))  # 15³ · 3 · 3 = 30375
 
 
@@ -185,7 +189,7 @@ class Spaced:
 @given(problem=problems(((3, 2), (2, 3)), in_quarters=True))
 def test_the_sampler_draws_every_response_as_often_as_it_is_probable(offset: float, problem: Problem) -> None:
     # 4^T walkers per prompt, one for each (u₁, …, u_T) of the grid: counts must equal 4^T · P(W) exactly.
-    # Wrong: ≤ for < at a boundary (offset 0 sits on it), tokens shifted by one, walkers that swap places when others end.
+    # Wrong: ≤ for < at a boundary (offset 0 sits on it), tokens shifted by one, walkers swapped when others end.
     twin, many = ref.read(problem), 4**problem.horizon
     found, index = draw(problem, many, Spaced(4, problem.horizon, offset))  # type: ignore[arg-type]
     for x in range(problem.prompts):
@@ -195,7 +199,7 @@ def test_the_sampler_draws_every_response_as_often_as_it_is_probable(offset: flo
 
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=6).filter(any), st.sampled_from([0.0, 0.5, 0.999]))
 def test_equally_spaced_u_give_equally_spaced_tokens(weights: list[int], offset: float) -> None:
-    # n numbers (k + offset)/n with n = Σ weights: token a comes weights[a] times, give or take the float boundary at offset 0.
+    # n numbers (k + offset)/n with n = Σ weights: token a comes weights[a] times, but for float boundaries at offset 0.
     n = sum(weights)
     probs = np.array([weights], dtype=float) / n
     u = (np.arange(n) + offset) / n
@@ -221,7 +225,7 @@ def test_the_edges_of_u_draw_allowed_tokens(u: float, weights: list[float]) -> N
 
 
 def test_sums_below_one_never_draw_a_forbidden_token() -> None:
-    # Ten times 0.1 sums to 1 − 2⁻⁵³ in float64 = the largest u: without scaling by the sum, the forbidden token follows.
+    # Ten times 0.1 sums to 1 − 2⁻⁵³ in float64 = the largest u: u ≥ every sum, and the forbidden token comes next.
     probs = np.array([[0.1] * 10 + [0.0]])
     assert np.cumsum(probs)[-1] <= LAST
     _, token = inverse_cdf(lambda count: np.full(count, LAST))(probs)

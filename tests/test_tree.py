@@ -82,7 +82,9 @@ def test_walk_with_fork_lists_every_response_in_order(problem: Problem, picked: 
         assert nodes == [*(number[prefix] for prefix, _ in ref.steps(response)), *pad]
 
 
-@pytest.mark.parametrize(("vocab", "horizon", "prompts", "end", "nodes"), [(3, 3, 2, None, 26), (3, 3, 2, 1, 14), (1, 3, 1, 0, 1)])
+@pytest.mark.parametrize(
+    ("vocab", "horizon", "prompts", "end", "nodes"), [(3, 3, 2, None, 26), (3, 3, 2, 1, 14), (1, 3, 1, 0, 1)]
+)
 def test_grow_is_complete(vocab: int, horizon: int, prompts: int, end: int | None, nodes: int) -> None:
     # 2·(1 + 3 + 9) prefixes; with an end token two of three tokens lead on: 2·(1 + 2 + 4).
     tree = grow(vocab, horizon, prompts, end)
@@ -109,6 +111,12 @@ def test_an_empty_tree_is_refused(size: tuple[int, int, int]) -> None:
         grow(*size)
 
 
+@pytest.mark.parametrize("token", [-1, 2])
+def test_the_end_token_of_a_tree_is_a_token(token: int) -> None:
+    with pytest.raises(ProblemError, match="end"):
+        grow(2, 2, end_token=token)
+
+
 def test_a_tree_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     # 10 · (1 + 10 + … + 10⁴⁹) table entries, or an upper bound within a factor 2; not one of them is allocated.
     message = r"^a tree of 10 tokens and horizon 50 would need [12][.\d]*e\+50 entries, the limit is 1e\+08: shorten"
@@ -116,5 +124,5 @@ def test_a_tree_beyond_memory_is_refused_with_its_size(monkeypatch: pytest.Monke
         grow(10, 50)
     monkeypatch.setattr(trees, "MAX_NODES", 2 * 14)
     assert grow(2, 3).inner.size == 14
-    with pytest.raises(TooLarge, match="would need .* shorten the horizon$"):
+    with pytest.raises(TooLarge, match=r"would need .* shorten the horizon$"):
         grow(2, 5)  # 62

@@ -48,7 +48,7 @@ def test_objective_and_q_values_are_the_literal_ones(problem: Problem) -> None:
 @per_route
 @given(problem=anything)
 def test_every_route_is_the_literal_derivative(route: Any, problem: Problem) -> None:
-    # Product rule over the tokens of every response.  Wrong: γ^{t−1} dropped, responses of the behaviour policy, Q for M.
+    # Product rule over the tokens of every response.  Wrong: γ^{t−1} dropped, responses of the behaviour policy.
     twin = ref.read(problem)
     assert ref.fractions(problem.combine(route(problem))) == ref.gradient(twin)
 
@@ -67,7 +67,7 @@ def test_every_route_in_every_number_type(route: Any, problem: Problem) -> None:
 @per_route
 @given(problem=problems(prompts=3))
 def test_a_prompt_has_its_own_part_of_the_gradient(route: Any, problem: Problem) -> None:
-    # Layout: [N, V] rows of a tabular policy belong to prompts, [P, d] of a shared one do.  Wrong: weights already inside.
+    # Layout: rows [N, V] of a tabular policy belong to prompts, or [P, d] of a shared one.  Wrong: weights inside.
     twin, g = ref.read(problem), route(problem)
     for x in range(problem.prompts):
         own = ref.gradient_of(twin, x)
@@ -145,7 +145,7 @@ def test_jacobians_are_derivatives_of_vector_fields(problem: Problem) -> None:
 @settings(max_examples=10)
 @given(problems(TINY))
 def test_jacobians_follow_quotients_and_differences(problem: Problem) -> None:
-    # Forward mode through every operation: + − · / with numbers on either side.  Wrong: a quotient rule with a sign lost.
+    # Forward mode through every operation: + − · / with numbers on either side.  Wrong: a sign in the quotient rule.
     def field(moved: Problem) -> Array:
         p, q = moved.probs, 1 - moved.probs
         return moved.pull(p / (2 + q) - 3 / (1 + p) + (-p) * q + (q - p) / 2)

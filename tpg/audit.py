@@ -11,7 +11,7 @@ import numpy as np
 
 from tpg import truth
 from tpg.errors import TooLarge
-from tpg.estimators.parts import peers_of
+from tpg.estimators.parts import peers_of, scale_of
 from tpg.estimators.table import Estimator
 from tpg.moments import Moments, Report, moments, report, report_by_prompt, report_of
 from tpg.montecarlo.sample import Sampled, sample
@@ -126,7 +126,8 @@ def arithmetic(problem: Problem, estimator: Estimator, group_size: int) -> Probl
     if not problem.field.exact or estimator.numbers == "float64":
         return problem.to(FLOAT64)
     ends = int(problem.ends.sum())
-    coupled = any(peers_of(part) for part in estimator.parts)
+    closed = scale_of(estimator.advantage) is not None and not peers_of(estimator.aggregation)
+    coupled = not closed and any(peers_of(part) for part in estimator.parts)
     kinds = _kinds(problem, ends) if coupled else 1
     cost = math.comb(kinds + group_size - 1, group_size) * kinds**2 + ends * problem.horizon * problem.parameters
     return problem if cost <= EXACT_BUDGET else problem.to(FLOAT64)

@@ -19,6 +19,7 @@ class Finding:
     what: str
     ok: bool
     value: str
+    numbers: int = 1  # how many were looked at; a finding about none decides nothing
 
 
 Check = Callable[[Problem], Sequence[Finding]]
@@ -54,15 +55,14 @@ def zero(what: str, value: Array | Any) -> Finding:
     """``value`` must vanish exactly."""
     array = np.asarray(value, dtype=object).ravel()
     off = [x for x in array.tolist() if x != 0]
-    return Finding(
-        what, not off, f"0 in {len(array)} numbers" if not off else f"{len(off)} of {len(array)} not 0: {off[0]}"
-    )
+    shown = f"0 in {len(array)} numbers" if not off else f"{len(off)} of {len(array)} not 0: {off[0]}"
+    return Finding(what, not off, shown, len(array))
 
 
 def nonzero(what: str, value: Array | Any) -> Finding:
     """``value`` must not vanish: some entry differs from 0."""
     found = zero(what, value)
-    return Finding(what, not found.ok, found.value)
+    return Finding(what, not found.ok, found.value, found.numbers)
 
 
 def positive(what: str, value: Any) -> Finding:

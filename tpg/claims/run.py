@@ -48,7 +48,7 @@ class _Tally:
 
     def add(self, findings: Iterable[Finding], where: str) -> None:
         for found in findings:
-            self.count += 1
+            self.count += found.numbers > 0
             if not found.ok and not self.failure:
                 self.failure = f"{where}: {found.what}: {found.value}"
 
@@ -93,6 +93,8 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Seque
     chance = None
     if tally.failure:
         status, evidence, why = REFUTED, "REFUTED", tally.failure
+    elif not tally.count:
+        status, evidence, why = UNDECIDED, "OPEN", "the check computed nothing"
     elif survivors or not mutants:
         status, evidence, why = (
             UNDECIDED,

@@ -6,12 +6,13 @@ Every formula is plain arithmetic, so it runs in float64, in rationals and in GF
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from tpg.errors import EstimatorError
-from tpg.estimators.parts import peers
+from tpg.estimators.parts import leave_one_out, peers
 from tpg.numbers import Array, powers
 
 
@@ -48,6 +49,7 @@ def greedy(reward: Array, greedy_reward: Array) -> Array:
     return reward - greedy_reward
 
 
+@leave_one_out(lambda size: Fraction(1))
 @peers("reward")
 def rloo(reward: Array) -> Array:
     """Leave-one-out (Kool et al. 2019; Ahmadian et al., arXiv 2402.14740): A_i = R_i − mean_{j≠i} R_j.
@@ -61,6 +63,7 @@ def rloo(reward: Array) -> Array:
     return np.where(tied(reward), reward - reward, (size * reward - reward.sum(-1, keepdims=True)) / (size - 1))
 
 
+@leave_one_out(lambda size: Fraction(size - 1, size))
 @peers("reward")
 def group_mean(reward: Array) -> Array:
     """Group mean, own reward included (GRPO without std; Dr. GRPO, arXiv 2503.20783): A_i = R_i − mean_j R_j.

@@ -47,7 +47,9 @@ def position_critic(problem: Problem) -> Array:
     total, mass = problem.field.zeros(tree.depths), problem.field.zeros(tree.depths)
     np.add.at(total, tree.depth, weight * problem.values[1])
     np.add.at(mass, tree.depth, weight)
-    return (total / mass)[tree.depth]
+    reached = mass != 0  # no response may be that long
+    total[reached] = total[reached] / mass[reached]
+    return total[tree.depth]
 
 
 def wrong_critic(problem: Problem) -> Array:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaln, xlogy
 
 from tpg.errors import TooLarge
 from tpg.numbers import Array, powers
@@ -129,8 +129,7 @@ def _worth(kinds: list[tuple[float, int]], chances: Array, size: int, divide_by:
     out = np.zeros(len(kinds))
     for others in _multisets(present, size - 1):
         counts = (others[:, :, None] == present).sum(1)
-        ways = np.exp(gammaln(size) - gammaln(counts + 1).sum(1))
-        chance = ways * (chances[present] ** counts).prod(1)
+        chance = np.exp(gammaln(size) - gammaln(counts + 1).sum(1) + xlogy(counts, chances[present]).sum(1))
         for k in present:
             group = np.column_stack([np.full(len(others), reward[k]), reward[others]])
             spread = group.std(axis=1, ddof=ddof) + eps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache, partial
 from typing import Any
 
@@ -31,6 +32,21 @@ def peers(*names: str) -> Callable[[Part], Part]:
         return part
 
     return mark
+
+
+def leave_one_out(scale: Callable[[int], Fraction]) -> Callable[[Part], Part]:
+    """Mark an advantage as A_i = scale(G) · (R_i − mean_{j≠i} R_j), so that its moments have a closed form."""
+
+    def mark(part: Part) -> Part:
+        part.leave_one_out = scale  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def scale_of(part: Part) -> Callable[[int], Fraction] | None:
+    """The scale of a leave-one-out advantage, None for any other."""
+    return getattr(_plain(part), "leave_one_out", None)
 
 
 def _plain(part: Part) -> Part:

@@ -72,7 +72,8 @@ class Estimator:
     @cached_property
     def collapsible(self) -> bool:
         """Responses meet only through response-level factors, so that groups can be counted by class."""
-        return not any(per_token(part) for part in self.parts if peers_of(part))
+        coupled = [part for part in self.parts if peers_of(part)]
+        return not any(per_token(part) or part in (self.ratio, self.penalty) for part in coupled)
 
     @cached_property
     def response_level(self) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from tpg.errors import EstimatorError
+from tpg.estimators.parts import peers_of, scale_of
 from tpg.estimators.table import Estimator
-from tpg.moments.coupling import Coupling, couple
+from tpg.moments.coupling import Coupling, couple, couple_leave_one_out
 from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
@@ -32,10 +33,17 @@ def collapse(
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
     sweep = estimator.response_level and len(estimator.terms) == 1 and not covariance
-    classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
-    couplings = [
-        _couple(classes, problem, estimator, group_size, prompt, progress) for prompt in range(problem.prompts)
-    ]
+    scale = scale_of(estimator.advantage)
+    if sweep and scale is not None and not peers_of(estimator.aggregation):
+        estimator.advantage(problem.field.zeros((1, group_size)))  # refuses a group of one
+        classes: Sweep | Paths = Sweep(problem, estimator, group_size, by_power=True)
+        factor = problem.field.scalar(scale(group_size))
+        couplings = [couple_leave_one_out(factor, group_size, mass[2], problem.field) for mass in classes.mass]
+    else:
+        classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
+        couplings = [
+            _couple(classes, problem, estimator, group_size, prompt, progress) for prompt in range(problem.prompts)
+        ]
     alpha = np.stack([c.first for c in couplings])
     mean = classes.mean(alpha)
     full = classes.covariance(couplings) if covariance and isinstance(classes, Paths) else None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators.table import Estimator
 from tpg.numbers import Array, Field
 from tpg.problem.problem import Progress
@@ -21,6 +21,7 @@ from tpg.rollouts import Rollouts
 
 MAX_CELLS = 3 * 10**8  # compositions × classes: about a minute
 HELD = 1 << 20  # numbers held at once
+SPOT_CHECKS = 64  # groups per block whose order is tried
 
 
 class Coupling(NamedTuple):
@@ -118,6 +119,22 @@ def couple(
     return Coupling(seen.mean.reshape(terms, classes) / mass, same / mass, spread)
 
 
+def couple_leave_one_out(scale: Any, size: int, variance: Any, field: Field) -> Coupling:
+    """α, β, γ − ααᵀ of A_i = κ (R_i − mean_{j≠i} R_j) in the functions 1, r, r² of the own reward r = R − E R.
+
+    A U-statistic: with S the sum of the other r, E S = 0 and E S² = (G−1) Var R,
+    E[A_1² | r] = κ² (r² + Var R/(G−1)) and, with d = 1/(G−1),
+    E[A_1 A_2 | r_1, r_2] = κ² ((1 + d²) r_1 r_2 − d (r_1² + r_2²) + d² (G−2) Var R).
+    Cost independent of G and of how many rewards there are.
+    """
+    one, zero, others = field.scalar(1), field.scalar(0), size - 1
+    first = scale * np.array([zero, size * one, zero])
+    square = scale * scale * size * np.array([variance / others, zero, one])
+    flat, bent = size * (size - 2) * variance / others, -size * one
+    spread = np.array([[flat, zero, bent], [zero, size * one / others - size, zero], [bent, zero, zero]])
+    return Coupling(first[None], square[None, None], scale * scale * spread)
+
+
 class _Spread:
     """Mean and scatter Σ p (x − mean)(x − mean)ᵀ of weighted rows, block by block (Chan, Golub, LeVeque 1983).
 
@@ -157,6 +174,21 @@ def credits_by_class(
     seen: dict[str, Any] = {name: values[member] for name, values in fields.items()}
     rollouts = Rollouts(**settings, **seen)
     first = np.minimum(np.cumsum(counts, axis=1) - counts, size - 1)  # where each class starts in its row
-    products = (np.broadcast_to(term.coupled(rollouts), member.shape) for term in estimator.terms)
+    products = [np.broadcast_to(term.coupled(rollouts), member.shape) for term in estimator.terms]
+    _check_symmetric(estimator, fields, member[:SPOT_CHECKS], settings, products)
     picked = np.stack([np.take_along_axis(product, first, axis=1) for product in products], axis=1)
     return np.where(counts[:, None, :] > 0, picked, field.scalar(0))
+
+
+def _check_symmetric(
+    estimator: Estimator, fields: Mapping[str, Array], member: Array, settings: Mapping[str, Any], products: list[Array]
+) -> None:
+    """Classes forget the order of a group: credits that do not must not be counted by class."""
+    for order in (np.arange(member.shape[1])[::-1], np.roll(np.arange(member.shape[1]), 1)):
+        seen: dict[str, Any] = {name: values[member[:, order]] for name, values in fields.items()}
+        rollouts = Rollouts(**settings, **seen)
+        for term, product in zip(estimator.terms, products, strict=True):
+            moved = np.broadcast_to(term.coupled(rollouts), member.shape)
+            gap = moved - product[: len(member), order]
+            if (gap != 0).any() if gap.dtype == object else np.abs(gap).max() > 1e-9 * (1 + np.abs(moved).max()):
+                raise EstimatorError(f"{estimator.name} depends on the order of the group: use brute_force")

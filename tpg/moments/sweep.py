@@ -48,17 +48,19 @@ class Sweep:
     ``fields`` [P, K] what peers see of a class; ``mass`` q_k, ``square`` n_k [P, K]; ``gram`` ⟨m_k, m_l⟩ [P, K, K].
     """
 
-    def __init__(self, problem: Problem, estimator: Estimator, group_size: int) -> None:
+    def __init__(self, problem: Problem, estimator: Estimator, group_size: int, by_power: bool = False) -> None:
         self.problem, self.estimator, self.group_size = problem, estimator, group_size
         self.levels = [list(_blocks(problem, t)) for t in range(problem.horizon)]
         self.known = _go_down(problem, self.levels)
         self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
         self.given = per_prompt(problem, self.own_needs)
-        names = class_fields(estimator)
+        self.by_power = by_power  # functions 1, r, r² of r = R − E R in place of one indicator per class
+        self.centre = problem.expected_reward if by_power else None
+        names = () if by_power else class_fields(estimator)
         rewards = self._distinct_rewards() if "reward" in names else [[None]] * problem.prompts
         lengths = range(1, problem.horizon + 1) if "length" in names else [None]
         self.kinds = [[(reward, length) for reward in values for length in lengths] for values in rewards]
-        self.classes = max(len(kinds) for kinds in self.kinds)
+        self.classes = 3 if by_power else max(len(kinds) for kinds in self.kinds)
         self.fields = {name: self._field(name == "length") for name in names}
         self._tally()
 
@@ -73,6 +75,8 @@ class Sweep:
     def _totals(self, block: Block) -> Array:
         """[V, n] RM(W) of responses that end here."""
         problem = self.problem
+        if problem.rounded_totals is not None:
+            return problem.rounded_totals[block.rows].T
         return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
 
     def _leaf_blocks(self) -> Iterator[Block]:
@@ -98,9 +102,13 @@ class Sweep:
         return self.known.reach[block.rows] * self.problem.sampling[block.rows].T
 
     def _members(self, block: Block) -> Array:
-        """1_k [K, V, n] in numbers: which class ends where."""
+        """1_k [K, V, n] in numbers: which class ends where; or 1, r, r² where responses end."""
         ends, totals = self.problem.ends_at(block.rows).T, self._totals(block)
         out = self.problem.field.zeros((self.classes, *ends.shape))
+        if self.centre is not None:
+            out[0], out[1] = ends, np.where(ends, totals - self.centre[block.prompt], out[1])
+            np.multiply(out[1], out[1], out=out[2])
+            return out
         for mine, (reward, length) in zip(out, self.kinds[block.prompt], strict=False):
             if length in (None, block.t + 1):
                 mine[...] = ends if reward is None else ends & (totals == reward)

@@ -43,9 +43,14 @@ class Problem:
     end_token: int | None = None
     field: Field = field(default=FLOAT64)
     name: str = "problem"
+    rounded_totals: Array | None = (
+        None  # [N, V] exact ``totals`` rounded once, so that equal rewards stay equal in float64
+    )
 
     def __post_init__(self) -> None:
         shape = (self.tree.nodes, self.tree.vocab)
+        if self.features is not None and self.features.ndim != 3:
+            raise ProblemError(f"{self.name}: features have {self.features.ndim} axes, needed [node, token, parameter]")
         for label, table in self._tables().items():
             if table.shape[:2] != shape:
                 raise ProblemError(f"{self.name}: {label} has shape {table.shape}, needed {shape} [node, token]")
@@ -60,6 +65,17 @@ class Problem:
         object.__setattr__(self, "discount", self.field.scalar(self.discount))
         if self.field.ordered and not 0 < self.discount <= 1:
             raise ProblemError(f"{self.name}: discount {self.discount}, needed 0 < γ ≤ 1")
+        if not self.field.exact:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Float tables token-first in memory, so that sums over tokens run along it; rounded totals checked."""
+        given = self.rounded_totals
+        for label, table in [*self.policies().items(), ("rewards", self.rewards)]:
+            object.__setattr__(self, label, np.asfortranarray(table))
+        object.__setattr__(self, "rounded_totals", None)
+        if given is not None and np.allclose(given, self.totals, rtol=1e-9, atol=1e-9):  # else left from other rewards
+            object.__setattr__(self, "rounded_totals", given)
 
     def _tables(self) -> dict[str, Array]:
         more = {} if self.features is None else {"features": self.features}
@@ -149,6 +165,8 @@ class Problem:
     @property
     def totals(self) -> Array:
         """[N, V] discounted reward Σ_{k≤t} γ^{k−1} r_k up to and including each token: RM(W) where responses end."""
+        if self.rounded_totals is not None:
+            return self.rounded_totals
         out = np.empty_like(self.rewards)
         past = self.field.zeros(self.prompts)
         for t in range(self.horizon):
@@ -162,6 +180,13 @@ class Problem:
     def values(self) -> tuple[Array, Array]:
         """M(s, a) [N, V] and M(s) [N]: expected RM(W) given the prefix, under π; past rewards included."""
         return expect(self.tree, self.probs, self.totals)
+
+    @cached_property
+    def expected_reward(self) -> Array:
+        """E[RM] [P] of each prompt under the policy that generates."""
+        if self.behaviour is None:
+            return self.values[1][: self.prompts]
+        return expect(self.tree, self.behaviour, self.totals)[1][: self.prompts]
 
     @cached_property
     def reach(self) -> Array:
@@ -217,10 +242,13 @@ class Problem:
         if number_type is self.field:
             return self
         changed: dict[str, Any] = {label: number_type.array(table) for label, table in self._tables().items()}
-        return replace(self, **changed, weights=number_type.array(self.weights), field=number_type)
+        changed |= {"weights": number_type.array(self.weights), "field": number_type}
+        if self.field.exact and not number_type.exact:
+            changed["rounded_totals"] = number_type.array(self.totals)
+        return replace(self, **changed)
 
     def map_policy(self, change: Callable[[Array], Array]) -> Problem:
-        """The same problem under another current policy."""
+        """The same problem under another current policy; rewards stay what they are."""
         return replace(self, probs=change(self.probs))
 
 
@@ -238,6 +266,6 @@ def make(
     for name in {"behaviour", "reference", "features"} & given.keys():
         given[name] = field.array(given[name])
     raw = field.ones(tree.prompts) if weights is None else field.array(weights)
-    if field.ordered and (raw <= 0).any():
+    if field.ordered and not (raw > 0).all():
         raise ProblemError(f"weights {weights} given: every prompt needs a positive weight")
     return Problem(tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **given)

@@ -113,6 +113,8 @@ def grow(vocab: int, horizon: int, prompts: int = 1, end_token: int | None = Non
     """The complete tree: every token leads on, but the end token and the last of ``horizon`` tokens."""
     if vocab < 1 or horizon < 1 or prompts < 1:
         raise ProblemError(f"vocab={vocab}, horizon={horizon}, prompts={prompts} given: each must be at least 1")
+    if end_token is not None and not 0 <= end_token < vocab:
+        raise ProblemError(f"end token {end_token} given: it must be one of the tokens 0 … {vocab - 1}")
     on = vocab - (end_token is not None)
     nodes = prompts * (horizon if on < 2 else 2 * on ** min(horizon - 1, 1000))  # an upper bound, cheap to compute
     TooLarge.check(f"a tree of {vocab} tokens and horizon {horizon}", nodes * vocab, MAX_NODES, "shorten the horizon")
