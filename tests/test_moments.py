@@ -22,7 +22,7 @@ from tpg.estimators import advantages, aggregation, ratios
 from tpg.estimators.parts import peers
 from tpg.estimators.table import ESTIMATORS, Estimator
 from tpg.moments import Moments, brute_force, collapse, coupling, moments, report, report_by_prompt, report_of, sweep
-from tpg.numbers import FLOAT64, Array, gf
+from tpg.numbers import FLOAT64, RATIONAL, Array, Field, gf
 from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
@@ -202,21 +202,24 @@ def to_the_next(reward: Array) -> Array:
     return reward - np.roll(reward, -1, axis=-1)
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        Estimator("coupled ratio", advantages.response_reward, ratio=informative),
-        Estimator("coupled penalty", advantages.response_reward, penalty=informative),
-        Estimator("order", to_the_next),
-    ],
-    ids=lambda row: row.name,
-)
-def test_moments_are_brute_force_or_refused_for_other_couplings(row: Estimator) -> None:
-    try:
-        found = moments(zoo.three_valued(), row, 3)
-    except EstimatorError:
-        return
-    agree(found, brute_force(zoo.three_valued(), row, 3))
+@pytest.mark.parametrize("part", ["ratio", "penalty"])
+def test_coupled_ratios_and_penalties_go_to_brute_force(part: str) -> None:
+    # Wrong: a class engine that runs them on one response alone.
+    row = Estimator(part, advantages.response_reward, **{part: informative})  # type: ignore[arg-type]
+    agree(moments(zoo.three_valued(), row, 3), brute_force(zoo.three_valued(), row, 3))
+    with pytest.raises(
+        EstimatorError, match=rf"^{part}: peers act on single tokens, classes cannot tell: use brute force$"
+    ):
+        collapse(zoo.three_valued(), row, 3)
+
+
+@pytest.mark.parametrize("number_type", [RATIONAL, FLOAT64], ids=lambda f: f.name)
+def test_credits_that_depend_on_the_order_of_the_group_are_not_counted_by_class(number_type: Field) -> None:
+    # Wrong: an estimator accused of a bias that only the counting gave it.
+    row, problem = Estimator("next", to_the_next), zoo.three_valued().to(number_type)
+    with pytest.raises(EstimatorError, match=r"^next depends on the order of the group: use brute_force$"):
+        collapse(problem, row, 3)
+    assert not ref.off(brute_force(problem, row, 3).mean.ravel(), ref.fractions(truth.gradient(problem).ravel()), 1.0)
 
 
 # Closed forms (algorithms.md §2 C, §3)

@@ -260,14 +260,24 @@ def test_no_other_token_ends_a_response_early() -> None:
     bandit(tree=early, probs=[[1, 0], ["1/2", "1/2"]], rewards=[[0, 1]] * 2)  # forbidden: needs no prefix
 
 
-def test_weights_are_finite() -> None:
-    with pytest.raises(ProblemError, match=r"needed|needs"):
-        bandit(**{**TWO, "probs": [[0.5, 0.5]] * 2}, field=FLOAT64, weights=[1, np.nan])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_weights_are_finite(number: float) -> None:
+    with pytest.raises(ProblemError, match=r"every prompt needs a positive weight$"):
+        bandit(**{**TWO, "probs": [[0.5, 0.5]] * 2}, field=FLOAT64, weights=[1, number])
 
 
 def test_features_have_an_axis_of_parameters() -> None:
-    with pytest.raises(ProblemError, match="features"):
-        bandit(features=[[1, 2]]).parameters  # noqa: B018
+    with pytest.raises(ProblemError, match=r"^b: features have 2 axes, needed \[node, token, parameter\]$"):
+        bandit(features=[[1, 2]])
+
+
+@pytest.mark.parametrize("scale", [1, Fraction(1, 10**10)])
+def test_totals_follow_the_rewards(scale: Fraction) -> None:
+    # Wrong: a float64 problem made from a rational one that keeps the totals of the rewards it was made from.
+    problem = bandit(rewards=[[0, scale]]).to(FLOAT64)
+    moved = replace(problem, rewards=problem.rewards + 1e-10)
+    assert (moved.totals == moved.rewards).all()
 
 
 def test_tabular_scores_are_not_stored() -> None:

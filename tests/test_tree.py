@@ -113,7 +113,7 @@ def test_an_empty_tree_is_refused(size: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("token", [-1, 2])
 def test_the_end_token_of_a_tree_is_a_token(token: int) -> None:
-    with pytest.raises(ProblemError, match="end"):
+    with pytest.raises(ProblemError, match=f"^end token {token} given: it must be one of the tokens 0 … 1$"):
         grow(2, 2, end_token=token)
 
 

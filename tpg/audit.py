@@ -54,7 +54,7 @@ def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Pro
     """Measure E ĝ and Cov ĝ exactly and test the declared expectation; rationals where they are affordable."""
     chosen = arithmetic(problem, estimator, group_size)
     result, g = moments(chosen, estimator, group_size, progress=progress), truth.gradient(chosen)
-    bound = 0.0 if chosen.field.exact else error_bound(result)
+    bound = 0.0 if chosen.field.exact else error_bound(result, estimator)
     try:
         declared = estimator.expectation(chosen, group_size, g)
         off = chosen.combine(result.mean - declared)
@@ -73,8 +73,8 @@ def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Pro
         why=why,
         discrepancy=None if math.isnan(gap) else gap,
         error_bound=bound,
-        overall=report_of(result, g),
-        prompts=tuple(report_by_prompt(result, g)),
+        overall=report_of(result, g, bound),
+        prompts=tuple(report_by_prompt(result, g, bound)),
     )
 
 
@@ -141,14 +141,19 @@ def _kinds(problem: Problem, ends: int) -> int:
     )
 
 
-def error_bound(result: Moments) -> float:
+def error_bound(result: Moments, estimator: Estimator) -> float:
     """A bound of the float64 rounding error of |E ĝ|.
 
-    Each term of E ĝ passes through T nested sums of V products and a multinomial probability taken from logarithms of
-    size G·log G; the terms add up to at most √(G·T) times the root mean square of ĝ (Cauchy–Schwarz).
+    Each term of E ĝ passes through T nested sums of V products and a multinomial probability; the terms add up to at
+    most √(G·T) times the root mean square of ĝ (Cauchy–Schwarz).  Rewards are rounded before a baseline cancels them,
+    so their size counts too, and a standard deviation magnifies it by 1 over the smallest difference of two rewards.
     """
     problem, size = result.problem, result.group_size
-    steps = problem.horizon * (problem.vocab + 4) + 4 * size * math.log(size + 1) + 16
+    steps = problem.horizon * (problem.vocab + 4) + 4 * math.log(size + 1) + 16
     mean = problem.combine(result.mean)
     rms = math.sqrt(float(mean @ mean) + float(result.total_variance))
-    return float(np.finfo(np.float64).eps) * steps * math.sqrt(size * problem.horizon) * rms
+    rewards = np.unique(problem.totals[problem.ends])
+    largest = float(np.abs(rewards).max())
+    if estimator.numbers == "float64" and len(rewards) > 1:
+        largest /= float(np.diff(rewards).min())
+    return float(np.finfo(np.float64).eps) * steps * math.sqrt(size * problem.horizon) * (rms + largest)

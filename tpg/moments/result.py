@@ -51,20 +51,22 @@ class Report:
     mse_over_g2: float | None  # (|E ĝ − g|² + total_variance) / |g|²
 
 
-def report(mean: Array, variance: Any, g: Array) -> Report:
+def report(mean: Array, variance: Any, g: Array, floor: float = 0.0) -> Report:
     """Compare an expected gradient ``mean`` [D] of total variance ``variance`` with the exact ``g`` [D].
 
-    EstimatorError when a number leaves the range of float64.
+    A gradient no longer than ``floor``, its rounding error, counts as 0.  EstimatorError when a number leaves float64.
     """
     try:
         with np.errstate(over="raise", invalid="raise"):
-            return _report(mean, variance, g)
+            return _report(mean, variance, g, floor)
     except (OverflowError, FloatingPointError):
         raise EstimatorError("the moments leave the range of float64: rescale the rewards") from None
 
 
-def _report(mean: Array, variance: Any, g: Array) -> Report:
+def _report(mean: Array, variance: Any, g: Array, floor: float) -> Report:
     gg, mg, mm = _dot(g, g), _dot(mean, g), _dot(mean, mean)
+    gg, mm = (0 if x != 0 and _root(x) <= floor else x for x in (gg, mm))
+    mg = mg if gg != 0 and mm != 0 else 0
     bias = _dot(mean - g, mean - g)
     off = mean - mg / gg * g if gg != 0 else None
     return Report(
@@ -79,18 +81,18 @@ def _report(mean: Array, variance: Any, g: Array) -> Report:
     )
 
 
-def report_of(moments: Moments, g: Array) -> Report:
+def report_of(moments: Moments, g: Array, floor: float = 0.0) -> Report:
     """The report over all prompts; ``g`` as the judge lays it out."""
     problem = moments.problem
-    return report(problem.combine(moments.mean), moments.total_variance, problem.combine(g))
+    return report(problem.combine(moments.mean), moments.total_variance, problem.combine(g), floor)
 
 
-def report_by_prompt(moments: Moments, g: Array) -> list[Report]:
+def report_by_prompt(moments: Moments, g: Array, floor: float = 0.0) -> list[Report]:
     """One report per prompt, unweighted."""
     problem, out = moments.problem, []
     for prompt in range(problem.prompts):
         rows = problem.tree.prompt == prompt if problem.tabular else slice(prompt, prompt + 1)
-        out.append(report(moments.mean[rows].ravel(), moments.variance[prompt], g[rows].ravel()))
+        out.append(report(moments.mean[rows].ravel(), moments.variance[prompt], g[rows].ravel(), floor))
     return out
 
 

@@ -75,8 +75,8 @@ class Sweep:
     def _totals(self, block: Block) -> Array:
         """[V, n] RM(W) of responses that end here."""
         problem = self.problem
-        if problem.rounded_totals is not None:
-            return problem.rounded_totals[block.rows].T
+        if problem.merged_totals is not None:
+            return problem.merged_totals[block.rows].T
         return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
 
     def _leaf_blocks(self) -> Iterator[Block]:

@@ -15,6 +15,7 @@ from tpg.numbers import FLOAT64, RATIONAL, Array, Field, dot, powers
 from tpg.problem.tree import Tree, expect, reach
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+MAX_SORTED = 1 << 20  # table entries
 TOLERANCE = 1e-9  # how far float64 probabilities may sum from 1; exact ones may not
 
 
@@ -43,19 +44,9 @@ class Problem:
     end_token: int | None = None
     field: Field = field(default=FLOAT64)
     name: str = "problem"
-    rounded_totals: Array | None = (
-        None  # [N, V] exact ``totals`` rounded once, so that equal rewards stay equal in float64
-    )
 
     def __post_init__(self) -> None:
-        shape = (self.tree.nodes, self.tree.vocab)
-        if self.features is not None and self.features.ndim != 3:
-            raise ProblemError(f"{self.name}: features have {self.features.ndim} axes, needed [node, token, parameter]")
-        for label, table in self._tables().items():
-            if table.shape[:2] != shape:
-                raise ProblemError(f"{self.name}: {label} has shape {table.shape}, needed {shape} [node, token]")
-            if self.field.ordered and not self.field.exact and not np.isfinite(table).all():
-                raise ProblemError(f"{self.name}: {label} holds NaN or infinity: give finite numbers")
+        self._check_tables((self.tree.nodes, self.tree.vocab))
         if self.end_token is not None and not 0 <= self.end_token < self.tree.vocab:
             raise ProblemError(f"{self.name}: end token {self.end_token}, needed a token 0 … {self.tree.vocab - 1}")
         for label, table in self.policies().items():
@@ -66,16 +57,17 @@ class Problem:
         if self.field.ordered and not 0 < self.discount <= 1:
             raise ProblemError(f"{self.name}: discount {self.discount}, needed 0 < γ ≤ 1")
         if not self.field.exact:
-            self._settle()
+            for label, table in [*self.policies().items(), ("rewards", self.rewards)]:
+                object.__setattr__(self, label, np.asfortranarray(table))  # sums over tokens run along memory
 
-    def _settle(self) -> None:
-        """Float tables token-first in memory, so that sums over tokens run along it; rounded totals checked."""
-        given = self.rounded_totals
-        for label, table in [*self.policies().items(), ("rewards", self.rewards)]:
-            object.__setattr__(self, label, np.asfortranarray(table))
-        object.__setattr__(self, "rounded_totals", None)
-        if given is not None and np.allclose(given, self.totals, rtol=1e-9, atol=1e-9):  # else left from other rewards
-            object.__setattr__(self, "rounded_totals", given)
+    def _check_tables(self, shape: tuple[int, int]) -> None:
+        if self.features is not None and self.features.ndim != 3:
+            raise ProblemError(f"{self.name}: features have {self.features.ndim} axes, needed [node, token, parameter]")
+        for label, table in self._tables().items():
+            if table.shape[:2] != shape:
+                raise ProblemError(f"{self.name}: {label} has shape {table.shape}, needed {shape} [node, token]")
+            if self.field.ordered and not self.field.exact and not np.isfinite(table).all():
+                raise ProblemError(f"{self.name}: {label} holds NaN or infinity: give finite numbers")
 
     def _tables(self) -> dict[str, Array]:
         more = {} if self.features is None else {"features": self.features}
@@ -165,8 +157,22 @@ class Problem:
     @property
     def totals(self) -> Array:
         """[N, V] discounted reward Σ_{k≤t} γ^{k−1} r_k up to and including each token: RM(W) where responses end."""
-        if self.rounded_totals is not None:
-            return self.rounded_totals
+        return self._totals() if self.merged_totals is None else self.merged_totals
+
+    @cached_property
+    def merged_totals(self) -> Array | None:
+        """``totals`` in float64 with equal rewards made equal again: 0.1 + 0.2 and 0.3 are one reward.
+
+        None where nothing is rounded, and on trees too large to sort.
+        """
+        if self.field.exact or self.probs.size > MAX_SORTED:
+            return None
+        out = self._totals()
+        values, place = np.unique(out, return_inverse=True)
+        apart = np.diff(values, prepend=-np.inf) > self.horizon * 8 * np.finfo(np.float64).eps * np.abs(values).max()
+        return np.asfortranarray(values[apart][np.cumsum(apart) - 1][place].reshape(out.shape))
+
+    def _totals(self) -> Array:
         out = np.empty_like(self.rewards)
         past = self.field.zeros(self.prompts)
         for t in range(self.horizon):
@@ -242,10 +248,7 @@ class Problem:
         if number_type is self.field:
             return self
         changed: dict[str, Any] = {label: number_type.array(table) for label, table in self._tables().items()}
-        changed |= {"weights": number_type.array(self.weights), "field": number_type}
-        if self.field.exact and not number_type.exact:
-            changed["rounded_totals"] = number_type.array(self.totals)
-        return replace(self, **changed)
+        return replace(self, **changed, weights=number_type.array(self.weights), field=number_type)
 
     def map_policy(self, change: Callable[[Array], Array]) -> Problem:
         """The same problem under another current policy; rewards stay what they are."""
@@ -266,6 +269,6 @@ def make(
     for name in {"behaviour", "reference", "features"} & given.keys():
         given[name] = field.array(given[name])
     raw = field.ones(tree.prompts) if weights is None else field.array(weights)
-    if field.ordered and not (raw > 0).all():
+    if field.ordered and not ((raw > 0) & (raw - raw == 0)).all():  # NaN and infinity fail too
         raise ProblemError(f"weights {weights} given: every prompt needs a positive weight")
     return Problem(tree, field.array(probs), field.array(rewards), raw / raw.sum(), field=field, **given)
