@@ -224,6 +224,10 @@ def test_multinomials_beyond_the_floats_refute_nothing(size: int) -> None:
     assert audit(zoo.two_valued(), ESTIMATORS["grpo"], size).verdict == "holds"  # C(1030, 515) > 1e308
 
 
+def test_the_error_bound_covers_the_closed_form_of_large_groups() -> None:
+    assert audit(zoo.hard_easy(), ESTIMATORS["grpo"], 3000).verdict == "holds"
+
+
 def test_a_length_that_is_never_reached_does_not_stop_the_position_critic() -> None:
     problem = make(grow(2, 2, end_token=1), [[0, 1], [1, 0]], [[1, 2], [3, 4]], end_token=1)
     for made in (problem, problem.to(FLOAT64)):

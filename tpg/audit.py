@@ -150,6 +150,8 @@ def error_bound(result: Moments, estimator: Estimator) -> float:
     """
     problem, size = result.problem, result.group_size
     steps = problem.horizon * (problem.vocab + 4) + 4 * math.log(size + 1) + 16
+    if estimator.numbers == "float64":
+        steps += 4 * size * math.log(size + 1)  # log-gammas of the declared closed form
     mean = problem.combine(result.mean)
     rms = math.sqrt(float(mean @ mean) + float(result.total_variance))
     rewards = np.unique(problem.totals[problem.ends])
