@@ -21,7 +21,8 @@ from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.rollouts import Rollouts, per_prompt
 
-BLOCK = 1 << 15  # table entries per block
+BLOCK = 1 << 16  # table entries per block
+ALL = np.array(True)
 MAX_VALUES = 4096  # distinct rewards of a prompt; more cannot be composed into groups anyway
 
 
@@ -56,13 +57,22 @@ class Sweep:
         self.given = per_prompt(problem, self.own_needs)
         self.by_power = by_power  # functions 1, r, r² of r = R − E R in place of one indicator per class
         self.centre = problem.expected_reward if by_power else None
+        self.mixed: dict[int, bool] = {}  # by first row of a block: some of its tokens end no response
         names = () if by_power else class_fields(estimator)
         rewards = self._distinct_rewards() if "reward" in names else [[None]] * problem.prompts
         lengths = range(1, problem.horizon + 1) if "length" in names else [None]
         self.kinds = [[(reward, length) for reward in values for length in lengths] for values in rewards]
         self.classes = 3 if by_power else max(len(kinds) for kinds in self.kinds)
         self.fields = {name: self._field(name == "length") for name in names}
+        self.swept = self.classes - self._balanced()
         self._tally()
+
+    def _balanced(self) -> bool:
+        """On-policy and with one weight w for all, Σ_k m_k = w E[Z] = 0: the last class is what the others leave."""
+        leaves = sum(not full for full in self.problem.tree.full)
+        varies = self.own_needs - {"length"} if leaves == 1 else self.own_needs
+        plain = self.problem.behaviour is None and self.problem.tabular
+        return plain and not varies and not self.by_power and self.classes > 1
 
     def _field(self, place: int) -> Array:
         """[P, K] the reward (0) or length (1) of each class; unused places repeat the first."""
@@ -79,6 +89,14 @@ class Sweep:
             return problem.merged_totals[block.rows].T
         return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
 
+    def _ends(self, block: Block) -> Array:
+        """[V, n] bool: a response ends here; one True for all where every token does, which is cheaper to look at."""
+        if block.rows.start not in self.mixed:
+            ends = self.problem.ends_at(block.rows).T
+            self.mixed[block.rows.start] = not ends.all()
+            return ends
+        return self.problem.ends_at(block.rows).T if self.mixed[block.rows.start] else ALL
+
     def _leaf_blocks(self) -> Iterator[Block]:
         """The blocks in which a response can end."""
         return (block for level in self.levels for block in level if not self.problem.tree.full[block.t])
@@ -87,11 +105,11 @@ class Sweep:
         """The response rewards that each prompt can produce, in order of appearance; cheap when there are few."""
         known: list[dict[Any, None]] = [{} for _ in range(self.problem.prompts)]
         for block in self._leaf_blocks():
-            mine, totals, new = known[block.prompt], self._totals(block), self.problem.ends_at(block.rows).T
+            mine, totals, new = known[block.prompt], self._totals(block), self._ends(block)
             for value in mine:
-                new &= totals != value
+                new = new & (totals != value)
             if new.any():
-                mine |= dict.fromkeys(totals[new].tolist())
+                mine |= dict.fromkeys(totals[np.broadcast_to(new, totals.shape)].tolist())
                 TooLarge.check(
                     f"{self.problem.name}: distinct rewards", len(mine), MAX_VALUES, "sample them (--samples N)"
                 )
@@ -102,9 +120,9 @@ class Sweep:
         return self.known.reach[block.rows] * self.problem.sampling[block.rows].T
 
     def _members(self, block: Block) -> Array:
-        """1_k [K, V, n] in numbers: which class ends where; or 1, r, r² where responses end."""
-        ends, totals = self.problem.ends_at(block.rows).T, self._totals(block)
-        out = self.problem.field.zeros((self.classes, *ends.shape))
+        """1_k [swept, V, n] in numbers: which class ends where; or 1, r, r² where responses end."""
+        ends, totals = self._ends(block), self._totals(block)
+        out = self.problem.field.zeros((self.swept, *totals.shape))
         if self.centre is not None:
             out[0], out[1] = ends, np.where(ends, totals - self.centre[block.prompt], out[1])
             np.multiply(out[1], out[1], out=out[2])
@@ -139,40 +157,57 @@ class Sweep:
         zeros, shape = self.problem.field.zeros, (self.problem.prompts, self.classes)
         self.mass, self.square, self.gram = zeros(shape), zeros(shape), zeros((*shape, self.classes))
         self.parts = None if self.problem.tabular else zeros((*shape, self.problem.parameters))
+        self.kept = np.empty_like(self.problem.probs) if self.parts is None and self.swept == 1 else None
         if self.parts is None:
-            self._go_up(self._ending, self.classes, self._add_gram)
-            return
-        for block in self._leaf_blocks():
-            self._ending(block)
-        self.gram = np.stack([part @ part.T for part in self.parts])
+            self._go_up(self._ending, self.swept, self._add_gram)
+        else:
+            for block in self._leaf_blocks():
+                self._ending(block)
+            self.gram = np.stack([part @ part.T for part in self.parts])
+        if self.swept < self.classes:
+            self.mass[:, -1] -= self.mass[:, :-1].sum(1)
+            self.square[:, -1] -= self.square[:, :-1].sum(1)
+            self.gram[:, -1, :-1] = self.gram[:, :-1, -1] = -self.gram[:, :-1, :-1].sum(2)
+            self.gram[:, -1, -1] = self.gram[:, :-1, :-1].sum((1, 2))
 
     def _ending(self, block: Block) -> Array:
-        """w 1_k [K, V, n] of a block; its mass and squares are added to the tallies on the way."""
+        """w 1_k [swept, V, n] of a block; its mass and squares are added to the tallies on the way."""
         member, weight, chance = self._members(block), self._weight(block), self._chance(block)
         norm2, scores = self._scores(block)
-        flat = member.reshape(self.classes, -1)
-        self.mass[block.prompt] += flat @ chance.ravel()
-        self.square[block.prompt] += flat @ (chance * (weight * weight) * norm2).ravel()
+        heavy = chance * (weight * weight) * norm2
+        flat = member.reshape(self.swept, -1)
+        self.mass[block.prompt, : self.swept] += flat @ chance.ravel()
+        self.square[block.prompt, : self.swept] += flat @ heavy.ravel()
+        if self.swept < self.classes:  # all of them, from which the others are taken at the end
+            ends = self._ends(block)
+            self.mass[block.prompt, -1] += _sum(chance, ends)
+            self.square[block.prompt, -1] += _sum(heavy, ends)
         if self.parts is not None:
             self.parts[block.prompt] += (flat * (chance * weight).ravel()) @ scores
-        return member * weight
+        return np.multiply(member, weight, out=member) if member.dtype != object else member * weight
 
     def _add_gram(self, block: Block, part: Array) -> None:
-        flat = part.reshape(self.classes, -1)
-        self.gram[block.prompt] += flat @ flat.T
+        flat = part.reshape(self.swept, -1)
+        self.gram[block.prompt, : self.swept, : self.swept] += flat @ flat.T
+        if self.kept is not None:
+            self.kept[block.rows] = part[0].T
 
     def mean(self, alpha: Array) -> Array:
         """Σ_k α_k m_k for ``alpha`` [P, 1, K], as ``Problem.pull`` lays it out."""
         alpha = alpha[:, 0]
         if self.parts is not None:
             return np.asarray((alpha[:, :, None] * self.parts).sum(1))
+        if self.swept < self.classes:
+            alpha = alpha[:, :-1] - alpha[:, -1:]
+        if self.kept is not None:
+            out, self.kept = self.kept, None  # given away, not copied
+            out *= alpha[0, 0] if len(alpha) == 1 else alpha[self.problem.tree.prompt]
+            return out
         out = np.empty_like(self.problem.probs)
 
         def mixed(block: Block) -> Array:
-            member = self._members(block)
-            return np.asarray(
-                sum(a * m for a, m in zip(alpha[block.prompt], member, strict=True)) * self._weight(block)
-            )[None]
+            parts = zip(alpha[block.prompt], self._members(block), strict=True)
+            return np.asarray(sum(a * member for a, member in parts) * self._weight(block))[None]
 
         def put(block: Block, part: Array) -> None:
             out[block.rows] = part[0].T
@@ -208,6 +243,10 @@ class Sweep:
         return out
 
 
+def _sum(values: Array, where: Array) -> Any:
+    return values.sum() if where.all() else (values * where).sum()
+
+
 def _blocks(problem: Problem, t: int) -> Iterator[Block]:
     """The nodes of level ``t`` in pieces of about ``BLOCK`` table entries, each of one prompt."""
     tree, step, done = problem.tree, max(1, BLOCK // problem.vocab), 0
@@ -220,9 +259,14 @@ def _blocks(problem: Problem, t: int) -> Iterator[Block]:
 
 
 def _norm2(problem: Problem, rows: slice) -> Array:
-    """‖score‖² = 1 − 2π_b + Σπ² [V, n] of a tabular softmax."""
+    """‖score‖² = 1 + Σπ² − 2π_b [V, n] of a tabular softmax."""
     probs = problem.probs[rows].T
-    return 1 - 2 * probs + (probs * probs).sum(0)
+    return (1 + (probs * probs).sum(0)) - 2 * probs
+
+
+def _leading(table: Array, leads: Array | None) -> Array:
+    """The entries of ``table`` [V, n] that lead to another prefix, in the order of the children; None: all do."""
+    return table.T.reshape(-1) if leads is None else table.T[leads]
 
 
 def _go_down(problem: Problem, levels: list[list[Block]]) -> Prefixes:
@@ -231,11 +275,11 @@ def _go_down(problem: Problem, levels: list[list[Block]]) -> Prefixes:
     path = problem.field.zeros((tree.nodes, problem.parameters) if shared else tree.nodes)
     for level, start in zip(levels[:-1], tree.level[1:-1], strict=True):
         for t, _, rows, below in level:
-            to, leads = slice(start + below.start, start + below.stop), tree.inner[rows]
-            reach[to] = (reach[rows] * problem.sampling[rows].T).T[leads]
-            past[to] = (past[rows] + problem.powers[t] * problem.rewards[rows].T).T[leads]
+            to, leads = slice(start + below.start, start + below.stop), None if tree.full[t] else tree.inner[rows]
+            reach[to] = _leading(reach[rows] * problem.sampling[rows].T, leads)
+            past[to] = _leading(past[rows] + problem.powers[t] * problem.rewards[rows].T, leads)
             if shared:
-                path[to] = (path[rows, None, :] + problem.scores[rows])[leads]
+                path[to] = (path[rows, None, :] + problem.scores[rows])[tree.inner[rows]]
             else:
-                path[to] = (path[rows] + _norm2(problem, rows)).T[leads]
+                path[to] = _leading(path[rows] + _norm2(problem, rows), leads)
     return Prefixes(reach, past, path)
