@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,11 +29,19 @@ def silent_credits(problem: Problem, estimator: Estimator, group_size: int) -> A
     return np.concatenate(out)
 
 
+def right_or_wrong(problem: Problem) -> Problem:
+    """The same policy with response rewards 0 and 1 in turn, so that different responses tie."""
+    node, token = np.indices(problem.probs.shape)
+    won = ~problem.tree.inner & ((node + token) % 2 == 0)
+    return replace(problem, rewards=np.where(won, problem.field.scalar(1), problem.field.scalar(0)))
+
+
 def vanish(estimator: Estimator) -> Check:
     """No token of a silent group gets credit."""
 
     def check(problem: Problem) -> Sequence[Finding]:
-        given = problem.to(FLOAT64) if estimator.numbers == "float64" else problem
+        tied = right_or_wrong(problem)
+        given = tied.to(FLOAT64) if estimator.numbers == "float64" else tied
         return [zero(f"credits of {estimator.name} in silent groups", silent_credits(given, estimator, 2))]
 
     return check

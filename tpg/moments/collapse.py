@@ -15,7 +15,7 @@ import numpy as np
 from tpg.errors import EstimatorError
 from tpg.estimators.parts import peers_of, scale_of
 from tpg.estimators.table import Estimator
-from tpg.moments.coupling import Coupling, couple, couple_leave_one_out
+from tpg.moments.coupling import Coupling, check_size, couple, couple_leave_one_out
 from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
@@ -41,6 +41,8 @@ def collapse(
         couplings = [couple_leave_one_out(factor, group_size, mass[2], problem.field) for mass in classes.mass]
     else:
         classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
+        for mass in classes.mass:  # refuse before the work, not after it
+            check_size(int(np.count_nonzero(mass)), group_size)
         couplings = [
             _couple(classes, problem, estimator, group_size, prompt, progress) for prompt in range(problem.prompts)
         ]

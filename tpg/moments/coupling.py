@@ -32,13 +32,18 @@ class Coupling(NamedTuple):
     spread: Array
 
 
+def check_size(classes: int, size: int) -> None:
+    """TooLarge when groups of ``size`` from ``classes`` classes are too many to count."""
+    many = math.comb(classes + size - 1, size) * max(classes, size)
+    TooLarge.check(
+        f"groups of {size} from {classes} classes of responses", many, MAX_CELLS, "sample them (--samples N)"
+    )
+
+
 def compositions(classes: int, size: int) -> Iterator[Array]:
     """Every way to split ``size`` responses over ``classes`` classes, in blocks of rows [n, K]."""
-    many = math.comb(classes + size - 1, size)
+    check_size(classes, size)
     width = max(classes, size)
-    TooLarge.check(
-        f"groups of {size} from {classes} classes of responses", many * width, MAX_CELLS, "sample them (--samples N)"
-    )
     if classes == 1:
         yield np.array([[size]])
         return

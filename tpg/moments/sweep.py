@@ -87,7 +87,9 @@ class Sweep:
         problem = self.problem
         if problem.merged_totals is not None:
             return problem.merged_totals[block.rows].T
-        return self.known.past[block.rows] + problem.powers[block.t] * problem.rewards[block.rows].T
+        out = problem.powers[block.t] * problem.rewards[block.rows].T
+        out += self.known.past[block.rows]
+        return np.asarray(out)
 
     def _ends(self, block: Block) -> Array:
         """[V, n] bool: a response ends here; one True for all where every token does, which is cheaper to look at."""
@@ -146,7 +148,9 @@ class Sweep:
         """‖Z‖² [V, n] of responses that end here, and Z [V·n, d] itself for shared parameters."""
         problem = self.problem
         if problem.features is None:
-            return self.known.path[block.rows] + _norm2(problem, block.rows), self.known.past[:0]
+            norm2 = _norm2(problem, block.rows)
+            norm2 += self.known.path[block.rows]
+            return norm2, self.known.past[:0]
         whole = self.known.path[block.rows] + problem.scores[block.rows].transpose(1, 0, 2)
         return (whole * whole).sum(-1), whole.reshape(-1, problem.parameters)
 
@@ -174,7 +178,8 @@ class Sweep:
         """w 1_k [swept, V, n] of a block; its mass and squares are added to the tallies on the way."""
         member, weight, chance = self._members(block), self._weight(block), self._chance(block)
         norm2, scores = self._scores(block)
-        heavy = chance * (weight * weight) * norm2
+        heavy = np.multiply(norm2, chance, out=norm2)
+        heavy *= weight * weight
         flat = member.reshape(self.swept, -1)
         self.mass[block.prompt, : self.swept] += flat @ chance.ravel()
         self.square[block.prompt, : self.swept] += flat @ heavy.ravel()
@@ -224,7 +229,7 @@ class Sweep:
             for block in level:
                 after = self._after(block, below[:, block.below], ending, size)
                 sampling, probs = problem.sampling[block.rows].T, problem.probs[block.rows].T
-                part = sampling * after  # in place from here on: fresh memory costs more than arithmetic
+                part = sampling * after  # in place from here on
                 mine = part.sum(1)
                 here[:, block.rows.start - first : block.rows.stop - first] = mine
                 part -= np.multiply(probs, mine[:, None], out=after)
@@ -261,7 +266,11 @@ def _blocks(problem: Problem, t: int) -> Iterator[Block]:
 def _norm2(problem: Problem, rows: slice) -> Array:
     """‖score‖² = 1 + Σπ² − 2π_b [V, n] of a tabular softmax."""
     probs = problem.probs[rows].T
-    return (1 + (probs * probs).sum(0)) - 2 * probs
+    out = probs * probs
+    total = out.sum(0)
+    np.multiply(probs, -2, out=out)  # in place: fresh memory costs more than arithmetic
+    out += 1 + total
+    return out
 
 
 def _leading(table: Array, leads: Array | None) -> Array:
@@ -271,8 +280,10 @@ def _leading(table: Array, leads: Array | None) -> Array:
 
 def _go_down(problem: Problem, levels: list[list[Block]]) -> Prefixes:
     tree, shared = problem.tree, problem.features is not None
-    reach, past = problem.field.ones(tree.nodes), problem.field.zeros(tree.nodes)
-    path = problem.field.zeros((tree.nodes, problem.parameters) if shared else tree.nodes)
+    dtype, roots = problem.rewards.dtype, slice(0, tree.prompts)
+    reach, past = np.empty(tree.nodes, dtype=dtype), np.empty(tree.nodes, dtype=dtype)
+    path = np.empty((tree.nodes, problem.parameters) if shared else tree.nodes, dtype=dtype)
+    reach[roots], past[roots], path[roots] = problem.field.scalar(1), problem.field.scalar(0), problem.field.scalar(0)
     for level, start in zip(levels[:-1], tree.level[1:-1], strict=True):
         for t, _, rows, below in level:
             to, leads = slice(start + below.start, start + below.stop), None if tree.full[t] else tree.inner[rows]

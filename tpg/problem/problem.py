@@ -53,6 +53,8 @@ class Problem:
             self._check_policy(label, table)
         if len(self.weights) != self.tree.prompts or (self.field.ordered and (self.weights <= 0).any()):
             raise ProblemError(f"{self.name}: weights {self.weights}, needed {self.tree.prompts} positive numbers")
+        if self.weights.sum() != 1 if self.field.exact else abs(self.weights.sum() - 1) > TOLERANCE:
+            raise ProblemError(f"{self.name}: weights sum to {self.weights.sum()}, needed 1: divide them by their sum")
         object.__setattr__(self, "discount", self.field.scalar(self.discount))
         if self.field.ordered and not 0 < self.discount <= 1:
             raise ProblemError(f"{self.name}: discount {self.discount}, needed 0 < γ ≤ 1")
@@ -167,10 +169,13 @@ class Problem:
         """
         if self.field.exact or self.probs.size > MAX_SORTED:
             return None
-        out = self._totals()
-        values, place = np.unique(out, return_inverse=True)
-        apart = np.diff(values, prepend=-np.inf) > self.horizon * 8 * np.finfo(np.float64).eps * np.abs(values).max()
-        return np.asfortranarray(values[apart][np.cumsum(apart) - 1][place].reshape(out.shape))
+        out, size = self._totals().ravel(), replace(self, rewards=np.abs(self.rewards))._totals().ravel()
+        order = np.argsort(out, kind="stable")
+        values, rounding = out[order], 8 * np.finfo(np.float64).eps * size[order]  # what adding up may have cost
+        apart = np.append(True, np.diff(values) > np.maximum(rounding[1:], rounding[:-1]))
+        merged = np.empty_like(out)
+        merged[order] = values[apart][np.cumsum(apart) - 1]
+        return np.asfortranarray(merged.reshape(self.probs.shape))
 
     def _totals(self) -> Array:
         out = np.empty_like(self.rewards)
