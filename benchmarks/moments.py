@@ -72,38 +72,24 @@ def _two_valued(q: float, square: float, whole: float, norm: float, size: int) -
     return float(own + (pairs - first**2) * norm) / size**2
 
 
-def in_fresh_memory() -> list[float]:
-    """In a process of its own: a copy of the tables and a run of the engine, both into memory never used before.
-
-    Freed memory is handed out again first, so copies are kept alive until none is left; the last one is the fresh one.
-    """
+def first_run() -> list[float]:
+    """In a process of its own: seconds of one copy and of one run of the engine, and the peak memory in GB."""
     problem = zoo.large(horizon=12)
     collapse(zoo.large(horizon=3), GRPO, 4)  # imports
-    kept, copies = [], []
-    for _ in range(4):
-        start = time.perf_counter()
-        kept.append(problem.probs.copy(order="K"))
-        copies.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    copied = problem.probs.copy(order="K")
+    copy = time.perf_counter() - start
     start = time.perf_counter()
     collapse(problem, GRPO, 64)
-    return [copies[-1], time.perf_counter() - start]
-
-
-def peak_memory() -> float:
-    """GB of a process that builds the tree and runs the engine once."""
-    collapse(zoo.large(horizon=12), GRPO, 64)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def child(what: str) -> list[float]:
-    """Numbers printed by ``python -m benchmarks.moments WHAT``."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.moments", what], capture_output=True, check=True)
-    return [float(number) for number in done.stdout.split()]
+    spent = time.perf_counter() - start
+    del copied
+    return [copy, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]
 
 
 def against_copy() -> list[str]:
-    """A copy is dear into fresh memory, cheap into memory used before: both, and a plain sketch as a steadier unit."""
-    (first, once), (peak,) = child("--fresh"), child("--peak")
+    """A copy into memory never used before can cost twenty times more, so a plain sketch is the steadier unit."""
+    printed = subprocess.run([sys.executable, "-m", "benchmarks.moments", "--first"], capture_output=True, check=True)
+    first, once, peak = map(float, printed.stdout.split())
     problem = zoo.large(horizon=12)
     probs, rewards = np.ascontiguousarray(problem.probs), np.ascontiguousarray(problem.rewards)
     exact, opinion = float(collapse(problem, GRPO, 64).total_variance), sketch(probs, rewards, problem.tree.level, 64)
@@ -111,9 +97,9 @@ def against_copy() -> list[str]:
     plain = timed(lambda: sketch(probs, rewards, problem.tree.level, 64), 3)
     engine = timed(lambda: collapse(problem, GRPO, 64), 3)
     return [
-        f"| fresh memory: copy of the tables {first:.3f} s, engine {once:.2f} s | {once / first:.1f} × the copy |",
-        f"| memory used before: copy {copy:.3f} s, engine {engine:.2f} s | {engine / copy:.0f} × the copy |",
-        f"| memory used before: plain NumPy sketch, variance alone, {plain:.2f} s | {plain / copy:.0f} × the copy |",
+        f"| first estimator on a problem: copy {first:.3f} s, engine {once:.2f} s | {once / first:.1f} × the copy |",
+        f"| next estimators on it: copy {copy:.3f} s, engine {engine:.2f} s | {engine / copy:.1f} × the copy |",
+        f"| plain NumPy sketch, variance alone, {plain:.2f} s | {plain / copy:.1f} × the copy |",
         f"| engine, mean and variance, against that sketch | {plain / engine:.1f} × faster |",
         f"| relative difference of their total variances | {abs(opinion / exact - 1):.0e} |",
         f"| peak memory of the engine, tables included | {peak:.2f} GB |",
@@ -180,11 +166,8 @@ def against_routes() -> list[str]:
 
 def main() -> None:
     """Measure everything and write the table."""
-    if "--fresh" in sys.argv:
-        sys.stdout.write(" ".join(map(str, in_fresh_memory())))
-        return
-    if "--peak" in sys.argv:
-        sys.stdout.write(str(peak_memory()))
+    if "--first" in sys.argv:
+        sys.stdout.write(" ".join(map(str, first_run())))
         return
     rows = [*against_copy(), *in_group_size(), *in_responses(), *against_brute_force(), *against_sampling()]
     head = "# Exact moments of σ-normalised GRPO, two-valued reward\n\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,6 +44,11 @@ class Prefixes(NamedTuple):
     path: Array  # [N] ‖Z‖² (tabular) or [N, d] Z (shared)
 
 
+# What every estimator needs of a problem is worked out once, and forgotten with the problem.
+PREFIXES: WeakKeyDictionary[Problem, Prefixes] = WeakKeyDictionary()
+REWARDS: WeakKeyDictionary[Problem, list[list[Any]]] = WeakKeyDictionary()
+
+
 class Sweep:
     """The classes of all responses, by dynamic programming on the tree.  Memory: a few numbers per prefix.
 
@@ -52,14 +58,17 @@ class Sweep:
     def __init__(self, problem: Problem, estimator: Estimator, group_size: int, by_power: bool = False) -> None:
         self.problem, self.estimator, self.group_size = problem, estimator, group_size
         self.levels = [list(_blocks(problem, t)) for t in range(problem.horizon)]
-        self.known = _go_down(problem, self.levels)
+        if problem not in PREFIXES:
+            PREFIXES[problem] = _go_down(problem, self.levels)
+        self.known = PREFIXES[problem]
         self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
         self.given = per_prompt(problem, self.own_needs)
         self.by_power = by_power  # functions 1, r, r² of r = R − E R in place of one indicator per class
         self.centre = problem.expected_reward if by_power else None
-        self.mixed: dict[int, bool] = {}  # by first row of a block: some of its tokens end no response
         names = () if by_power else class_fields(estimator)
-        rewards = self._distinct_rewards() if "reward" in names else [[None]] * problem.prompts
+        if "reward" in names and problem not in REWARDS:
+            REWARDS[problem] = self._distinct_rewards()
+        rewards = REWARDS[problem] if "reward" in names else [[None]] * problem.prompts
         lengths = range(1, problem.horizon + 1) if "length" in names else [None]
         self.kinds = [[(reward, length) for reward in values for length in lengths] for values in rewards]
         self.classes = 3 if by_power else max(len(kinds) for kinds in self.kinds)
@@ -93,11 +102,8 @@ class Sweep:
 
     def _ends(self, block: Block) -> Array:
         """[V, n] bool: a response ends here; one True for all where every token does, which is cheaper to look at."""
-        if block.rows.start not in self.mixed:
-            ends = self.problem.ends_at(block.rows).T
-            self.mixed[block.rows.start] = not ends.all()
-            return ends
-        return self.problem.ends_at(block.rows).T if self.mixed[block.rows.start] else ALL
+        last = block.t == self.problem.horizon - 1
+        return ALL if last and not self.problem.forbids else self.problem.ends_at(block.rows).T
 
     def _leaf_blocks(self) -> Iterator[Block]:
         """The blocks in which a response can end."""
