@@ -283,11 +283,3 @@ def test_totals_follow_the_rewards(scale: Fraction) -> None:
 def test_tabular_scores_are_not_stored() -> None:
     with pytest.raises(ProblemError, match=r"^b is tabular: its scores 1.a=b. − π_b are never stored$"):
         _ = bandit().scores
-
-
-@given(problems(off_policy=True))
-def test_map_policy_changes_the_current_policy_only(problem: Problem) -> None:
-    moved = problem.map_policy(lambda probs: problem.sampling)
-    assert (moved.probs == problem.sampling).all()
-    assert (moved.sampling == problem.sampling).all()
-    assert moved.on_policy

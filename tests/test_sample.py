@@ -92,3 +92,15 @@ def test_no_group_leaves_the_bound(name: str) -> None:
     largest = largest.sum()
     assert largest <= bound * (1 + 1e-12)
     assert bound < 20 * largest
+
+
+def test_silence_decides_nothing_where_nothing_could_be_heard() -> None:
+    # Wrong: "holds" for a biased row declared unbiased, because ten groups cannot refute anything at alpha = 1e-9.
+    found = audit_by_sampling(PROBLEMS[0], replace(ESTIMATORS["grpo"], expectation=UNBIASED), 3, 10)
+    assert (found.verdict, found.why) == (
+        UNDECIDED,
+        "10 samples would not have shown a deviation of any size: give more",
+    )
+    shown = found.to_json()
+    assert shown["minimum_discrepancy"] is None
+    assert all(value == value and abs(value) != np.inf for value in shown.values() if isinstance(value, float))

@@ -26,7 +26,8 @@ EXACT_BUDGET = 300_000  # rational operations that stay a matter of seconds
 class Audit:
     """What was measured, and whether the row's declared expectation holds on this problem.
 
-    ``discrepancy`` = |E ĝ − declared| (None: not evaluated); ``error_bound``: its rounding error (0 in rationals).
+    ``discrepancy`` = |E ĝ − declared| (None: not evaluated); ``error_bound``: its rounding error (0 in rationals),
+    or the standard error of a sampled E ĝ.
     """
 
     estimator: str
@@ -47,7 +48,10 @@ class Audit:
         """Flat: the overall report beside the verdict, one object per prompt below."""
         out = dataclasses.asdict(self)
         overall, sampled = out.pop("overall"), out.pop("sampled") or {}
-        return {**out, **overall, **{k: v for k, v in sampled.items() if k not in ("overall", "discrepancy")}}
+        if sampled:
+            least = sampled.pop("discrepancy")
+            sampled |= {"minimum_discrepancy": least if math.isfinite(least) else None, "overall": None}
+        return {**out, **{k: v for k, v in sampled.items() if k != "overall"}, **overall}
 
 
 def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Progress | None = None) -> Audit:
@@ -92,10 +96,12 @@ def audit_by_sampling(
     declared = estimator.expectation(chosen, group_size, g)
     found = sample(chosen, estimator, group_size, samples, declared, g, seed=seed, progress=progress)
     verdict, why = _verdict(chosen, not found.rejected, found.off_declared)
-    if verdict != UNDECIDED:
+    if verdict == REFUTED:
         why = f"e-value e^{found.log_evalue:.3g}, a false alarm at most once in {1 / found.alpha:.0e} audits"
-        limit = f"no deviation above {found.discrepancy:.3g} along {found.directions} directions (power {found.power})"
-        why = why if found.rejected else limit
+    elif verdict == HOLDS and math.isfinite(found.discrepancy):
+        why = f"no deviation above {found.discrepancy:.3g} along {found.directions} directions (power {found.power})"
+    elif verdict == HOLDS:  # silence says nothing where nothing could have been heard
+        verdict, why = UNDECIDED, f"{samples} samples would not have shown a deviation of any size: give more"
     return Audit(
         estimator=estimator.name,
         problem=problem.name,
@@ -106,7 +112,7 @@ def audit_by_sampling(
         verdict=verdict,
         why=why,
         discrepancy=found.off_declared,
-        error_bound=found.discrepancy,
+        error_bound=found.standard_error,
         overall=found.overall,
         prompts=(),
         sampled=found,

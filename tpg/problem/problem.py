@@ -260,10 +260,6 @@ class Problem:
         changed: dict[str, Any] = {label: number_type.array(table) for label, table in self._tables().items()}
         return replace(self, **changed, weights=number_type.array(self.weights), field=number_type)
 
-    def map_policy(self, change: Callable[[Array], Array]) -> Problem:
-        """The same problem under another current policy; rewards stay what they are."""
-        return replace(self, probs=change(self.probs))
-
 
 def make(
     tree: Tree,
