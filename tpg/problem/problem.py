@@ -12,6 +12,8 @@ import numpy as np
 
 from tpg.errors import ProblemError
 from tpg.numbers import FLOAT64, RATIONAL, Array, Field, dot, powers
+from tpg.problem import blocks
+from tpg.problem.blocks import Block, Endings, Prefixes
 from tpg.problem.tree import Tree, expect, reach
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -203,6 +205,26 @@ class Problem:
         if self.behaviour is None:
             return self.values[1][: self.prompts]
         return expect(self.tree, self.behaviour, self.totals)[1][: self.prompts]
+
+    @cached_property
+    def blocks(self) -> list[list[Block]]:
+        """The prefixes of each level in pieces that fit a core's cache."""
+        return blocks.blocks(self)
+
+    @cached_property
+    def prefixes(self) -> Prefixes:
+        """What every prefix knows of its past."""
+        return blocks.go_down(self)
+
+    @cached_property
+    def endings(self) -> Endings:
+        """Where responses end, and with which of their distinct rewards."""
+        return blocks.endings(self, by_reward=True)
+
+    @cached_property
+    def plain_endings(self) -> Endings:
+        """Where responses end, whatever their reward."""
+        return blocks.endings(self, by_reward=False)
 
     @cached_property
     def reach(self) -> Array:
