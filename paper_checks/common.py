@@ -11,12 +11,12 @@ import numpy as np
 from tpg import truth
 from tpg.claims import Finding, zero
 from tpg.claims.record import Check
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import Part, apply, reads
-from tpg.estimators.table import Estimator
 from tpg.moments import brute_force
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic, Responses, responses
+from tpg.rollouts import Critic, Given, Responses, responses
 
 PAPER = "He, Xia, Zhou, Wei, arXiv 2506.02553"
 
@@ -49,7 +49,7 @@ def unbiased(estimator: Estimator, group_size: int = 1, factor: Any = 1) -> Chec
 
 def on_paths(problem: Problem, part: Part, critic: Critic | None = None) -> tuple[Responses, Array]:
     """``part`` on every single response: the responses, and its value [R] or [R, T]."""
-    singles = responses(problem, critic)
+    singles = responses(problem, Given(critic))
     alone = singles.group(np.arange(len(singles.node))[:, None], reads(part))
     return singles, apply(part, alone)[:, 0]
 

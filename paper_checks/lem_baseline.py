@@ -9,7 +9,7 @@ import numpy as np
 from paper_checks.common import PAPER, both, expectation, row
 from tpg.claims import Claim, Finding, zero
 from tpg.claims.record import Check
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.problem.zoo import residues

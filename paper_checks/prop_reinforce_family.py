@@ -10,8 +10,8 @@ from paper_checks.common import PAPER, both, row, unbiased
 from tpg.claims import Claim, Finding, zero
 from tpg.claims.record import Check
 from tpg.estimators import advantages
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import Part, peers
-from tpg.estimators.table import Estimator
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
 from tpg.rollouts import every

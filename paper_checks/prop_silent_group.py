@@ -11,7 +11,8 @@ from paper_checks.common import PAPER, both, row
 from tpg.claims import Claim, Finding, nonzero, zero
 from tpg.claims.record import Check
 from tpg.estimators import advantages
-from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.estimators.estimator import Estimator
+from tpg.estimators.table import ESTIMATORS
 from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
@@ -21,7 +22,7 @@ from tpg.rollouts import every
 def silent_credits(problem: Problem, estimator: Estimator, group_size: int) -> Array:
     """The credits of every group whose rewards are all equal, flattened."""
     out = []
-    for _, singles, index, _ in every(problem, group_size, estimator.critic):
+    for _, singles, index, _ in every(problem, group_size, estimator.given):
         reward = singles.reward[index]
         silent = index[(reward == reward[:, :1]).all(1)]
         if len(silent):

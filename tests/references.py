@@ -37,6 +37,7 @@ class Twin:
     weight: list[Fraction]
     policy: dict[Prefix, list[Fraction]]
     behaviour: dict[Prefix, list[Fraction]]
+    reference: dict[Prefix, list[Fraction]] | None
     reward: dict[Prefix, list[Fraction]]
     feature: dict[Prefix, list[list[Fraction]]] | None
 
@@ -92,6 +93,7 @@ def read(problem: Any) -> Twin:
         weight=fractions(problem.weights),
         policy=table(problem.probs),
         behaviour=table(problem.probs if problem.behaviour is None else problem.behaviour),
+        reference=None if problem.reference is None else table(problem.reference),
         reward=table(problem.rewards),
         feature=None if problem.features is None else table(problem.features),
     )
@@ -305,6 +307,7 @@ def ppo(twin: Twin, group: list[Prefix], i: int, critic: Critic) -> list[Any]:
     return out
 
 
+OPTIONAL: dict[str, set[str]] = {}  # fields that a row can do without
 CREDITS: dict[str, Credit] = {
     "reinforce": reinforce,
     "reinforce_baseline": reinforce_baseline,
@@ -331,17 +334,25 @@ CREDITS: dict[str, Credit] = {
 # Moments, group by group
 
 
+KEEP: dict[Credit, Callable[[Twin, list[Prefix]], bool]] = {}  # credits whose other groups are drawn again
+
+
 def estimates(twin: Twin, prompt: int, credit: Credit, group_size: int) -> Iterator[tuple[Fraction, Vector]]:
-    """ĝ of every ordered group of a prompt, with the group's probability."""
+    """ĝ of every ordered group of a prompt that is kept, with the group's probability among those."""
     chances = responses(twin, prompt)
     scores = {w: [score(twin, prefix, token) for prefix, token in steps(w)] for w in chances}
-    for group in itertools.product(chances, repeat=group_size):
+    groups = list(itertools.product(chances, repeat=group_size))
+    share = Fraction(1)
+    if credit in KEEP:
+        groups = [group for group in groups if KEEP[credit](twin, list(group))]
+        share = sum((math.prod((chances[w] for w in group), start=Fraction(1)) for group in groups), Fraction(0))
+    for group in groups:
         ghat: Vector = defaultdict(Fraction)
         for i, response in enumerate(group):
             for c, s in zip(credit(twin, list(group), i), scores[response], strict=True):
                 for parameter, entry in s.items():
                     ghat[parameter] += c * entry
-        yield math.prod((chances[w] for w in group), start=Fraction(1)), ghat
+        yield math.prod((chances[w] for w in group), start=Fraction(1)) / share, ghat
 
 
 def mean_of(twin: Twin, prompt: int, credit: Credit, group_size: int) -> Vector:

@@ -7,10 +7,15 @@ rewards that no symmetry makes cancel, and, on request, responses from another p
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+import tests.literal  # noqa: F401  fills the references of every row
+from tpg.estimators.critics import exact_critic, wrong_critic
+from tpg.estimators.estimator import Estimator
+from tpg.estimators.table import ESTIMATORS
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import Tree
 
@@ -21,6 +26,23 @@ MEDIUM = (*SMALL, (3, 3))  # at most 27
 REWARDS = [Fraction(n, 2) for n in (-3, 0, 1, 2, 5)]
 DISCOUNTS = (Fraction(1), Fraction(9, 10), Fraction(1, 2))
 DYADIC = (Fraction(1), Fraction(1, 2))  # with ``REWARDS``, float64 adds up response rewards without rounding
+
+
+# Rows whose credits are a function of the group alone; the others (batches, own randomness) have tests of their own.
+PLAIN = [n for n, row in ESTIMATORS.items() if not row.batch and row.anchors is None and row.continuations is None]
+LOGS = {"logp", "old_logp", "ref_logp", "sequence_logp", "sequence_ref_logp"}
+
+
+def fit(row: Estimator) -> dict[str, Any]:
+    """Problems that suit a row.
+
+    Those in float64 want sums of rewards that do not round, or ties come apart; a critic may ask for prefixes that are
+    reached, and a logarithm for positive probabilities.
+    """
+    plain = row.critic in (None, exact_critic, wrong_critic) and row.model is None and row.constant is None
+    dead = plain and not row.needs & (LOGS | {"prob"})
+    discounts = DYADIC if row.numbers == "float64" else DISCOUNTS
+    return {"discounts": discounts, "dead": dead, "reference": any("ref_" in field for field in row.needs)}
 
 
 @st.composite
@@ -78,10 +100,12 @@ def problems(
     in_quarters: bool = False,
     values: tuple[int, ...] = (),
     discounts: tuple[Fraction, ...] = DISCOUNTS,
+    reference: bool = False,
 ) -> Problem:
     """A rational Problem of one of the ``shapes`` (V, T) with up to ``prompts`` prompts.
 
     ``shared``, ``variable``, ``off_policy``: None draws either kind.  ``dead``: some prefixes are never reached.
+    ``reference``: with a reference policy, positive on every allowed token.
     ``in_quarters``: π in multiples of 1/4.  ``values``: response rewards to draw from, paid on the last token
     (discounted back, so that RM(W) is one of them); none: dense token rewards.
     """
@@ -109,6 +133,7 @@ def problems(
         weights=draw(st.lists(st.integers(1, 3), min_size=count, max_size=count)),
         discount=discount,
         behaviour=draw(policies(allowed, dead)) if other else None,
+        reference=draw(policies(allowed)) if reference else None,
         features=features,
         end_token=end_token,
     )

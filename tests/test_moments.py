@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,34 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import references as ref
-from tests.strategies import DISCOUNTS, DYADIC, SMALL, TINY, problems
+from tests.strategies import DYADIC, PLAIN, SMALL, TINY, fit, problems
 from tests.test_problem import residue
 from tpg import truth
 from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators import advantages, aggregation, ratios
-from tpg.estimators.parts import peers
-from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.estimators.estimator import Estimator
+from tpg.estimators.parts import parameters, peers
+from tpg.estimators.table import ESTIMATORS
 from tpg.moments import Moments, brute_force, collapse, coupling, moments, report, report_by_prompt, report_of
 from tpg.numbers import FLOAT64, RATIONAL, Array, Field, gf
 from tpg.problem import blocks, zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 
-ROWS = pytest.mark.parametrize("name", ESTIMATORS)
+ROWS = pytest.mark.parametrize("name", PLAIN)
 FLOATS = [name for name, row in ESTIMATORS.items() if row.numbers == "float64"]
 
 
 def numbers(problem: Problem, row: Estimator) -> Problem:
     return problem.to(FLOAT64) if row.numbers == "float64" else problem
-
-
-def fit(name: str) -> dict[str, Any]:
-    """Problems that suit a row.
-
-    A z-score runs in float64, where sums of rewards must not round, or ties come apart; the mean of a position needs
-    prefixes that are reached.
-    """
-    return {"discounts": DYADIC if name in FLOATS else DISCOUNTS, "dead": "position" not in name}
 
 
 def agree(given: Moments, expected: Moments) -> None:
@@ -72,7 +63,7 @@ def test_brute_force_is_the_literal_mean_and_covariance(name: str, size: int, da
     # Every batch of every prompt's group, ĝ = Σ_x w_x ĝ_x.  Wrong: prompts share a group, weights unsquared.
     row = ESTIMATORS[name]
     size = max(size, row.min_group)
-    problem = data.draw(problems(TINY, off_policy=None, **fit(name)))
+    problem = data.draw(problems(TINY, off_policy=None, **fit(row)))
     result = brute_force(numbers(problem, row), row, size, covariance=True)
     assert result.covariance is not None
     mean, covariance = ref.covariance(ref.read(problem), ref.CREDITS[name], size)
@@ -88,7 +79,7 @@ def test_brute_force_is_the_literal_mean_and_covariance(name: str, size: int, da
 def test_brute_force_is_the_literal_mean_and_variance_of_each_prompt(name: str, data: st.DataObject) -> None:
     row, size = ESTIMATORS[name], data.draw(st.integers(2, 3))
     shapes = SMALL if size == 2 else TINY
-    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(name)))
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(row)))
     assert ref.disagreements(problem, brute_force(numbers(problem, row), row, size), name, size) == set()
 
 
@@ -97,11 +88,13 @@ def test_brute_force_is_the_literal_mean_and_variance_of_each_prompt(name: str, 
 @settings(max_examples=10)
 @given(data=st.data())
 def test_class_collapse_is_brute_force(name: str, size: int, data: st.DataObject) -> None:
+    if not ESTIMATORS[name].collapsible:
+        pytest.skip("its peers act on single tokens: brute force is the only engine")
     # Both routes: one sweep over the tree where all tokens share a credit, listed paths otherwise and for covariances.
     row = ESTIMATORS[name]
     size = max(size, row.min_group)
     shapes = SMALL if size <= 2 else TINY
-    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(name)))
+    problem = data.draw(problems(shapes, prompts=3, off_policy=None, **fit(row)))
     given = numbers(problem, row)
     expected = brute_force(given, row, size, covariance=size <= 2)
     agree(collapse(given, row, size), expected)
@@ -113,10 +106,12 @@ def test_class_collapse_is_brute_force(name: str, size: int, data: st.DataObject
 @settings(max_examples=10)
 @given(data=st.data())
 def test_float64_rounds_the_rational_moments(name: str, data: st.DataObject) -> None:
+    if not ESTIMATORS[name].collapsible:
+        pytest.skip("its peers act on single tokens: brute force is the only engine")
     # PPO on-policy only: a ratio of exactly 6/5 is not clipped, and one that rounds above it is.
     row, size = ESTIMATORS[name], data.draw(st.integers(2, 4))
-    other = False if name.startswith("ppo") else None
-    problem = data.draw(problems(SMALL, prompts=3, off_policy=other, **fit(name)))
+    other = False if "sign" in parameters(row.ratio) else None
+    problem = data.draw(problems(SMALL, prompts=3, off_policy=other, **fit(row)))
     if name in FLOATS:
         assert ref.disagreements(problem, collapse(problem.to(FLOAT64), row, 2), name, 2) == set()
         return
@@ -125,7 +120,7 @@ def test_float64_rounds_the_rational_moments(name: str, data: st.DataObject) -> 
         agree(engine(problem.to(FLOAT64), row, size), exact)
 
 
-@pytest.mark.parametrize("name", [n for n, row in ESTIMATORS.items() if row.algebraic and n != "remax"])
+@pytest.mark.parametrize("name", [n for n in PLAIN if ESTIMATORS[n].algebraic and n != "remax"])
 @settings(max_examples=10)
 @given(problem=problems(SMALL, prompts=3, off_policy=None))
 def test_finite_fields_hold_the_image_of_the_rational_moments(name: str, problem: Problem) -> None:
@@ -184,7 +179,7 @@ COMPOSED = [
 @given(data=st.data())
 def test_class_collapse_is_brute_force_for_sums_of_products(row: Estimator, size: int, data: st.DataObject) -> None:
     # Clips read the sign of a credit that depends on peers, penalties add to it: rows that the table need not hold yet.
-    problem = data.draw(problems(SMALL if size == 2 else TINY, off_policy=None, discounts=DYADIC))
+    problem = data.draw(problems(SMALL if size == 2 else TINY, off_policy=None, **fit(row)))
     given = numbers(problem, row)
     expected = brute_force(given, row, size, covariance=True)
     for covariance in (False, True):

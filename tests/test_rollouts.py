@@ -22,7 +22,7 @@ from tpg.numbers import FLOAT64, Array, gf
 from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow, inverse_cdf
-from tpg.rollouts import FIELDS, Responses, draw, every, greedy, per_prompt, responses
+from tpg.rollouts import FIELDS, Given, Responses, draw, every, greedy, per_prompt, responses
 
 anything = problems(MEDIUM, prompts=3, off_policy=None)
 LAST = 1 - 2**-53  # the largest u that rng.random() can return
@@ -46,12 +46,19 @@ def test_responses_are_all_responses_with_their_probability(problem: Problem) ->
     assert ref.fractions(found.probability) == [part[w] for part in expected for w in sorted(part)]
 
 
-@given(anything)
+def number_of_the_prompt(problem: Problem, group_size: int) -> Any:
+    return 6 * group_size + 1 + np.arange(problem.prompts)
+
+
+GIVEN = Given(exact_critic, lambda problem: problem.rewards, number_of_the_prompt)
+
+
+@given(problems(off_policy=None, reference=True))
 def test_fields_are_what_they_are_called(problem: Problem) -> None:
     # Every field of every response, token by token; after the end 0, 1 for probabilities, −1 for tokens, RM for M_t.
-    twin, found = ref.read(problem), responses(problem, exact_critic)
+    twin, found = ref.read(problem), responses(problem, GIVEN)
     roll = found.group(np.arange(len(found.node))[:, None], FIELDS)
-    assert all(getattr(roll, name) is not None for name in FIELDS)
+    assert all(getattr(roll, name) is not None for name in FIELDS if name != "anchor")
     assert (roll.group_size, roll.horizon, roll.discount) == (1, problem.horizon, problem.discount)
     everything = [w for x in range(problem.prompts) for w in sorted(ref.responses(twin, x))]
     for i, w in enumerate(everything):
@@ -70,7 +77,7 @@ def test_fields_are_what_they_are_called(problem: Problem) -> None:
         assert field("tokens") == [*w[1:], *[-1] * pad]
         assert field("mask") == [True] * len(steps) + [False] * pad
         assert field("token_reward") == table(twin.reward, 0)
-        assert field("prob") == field("ref_prob") == table(twin.policy, 1)  # no reference policy given: the current one
+        assert field("prob") == table(twin.policy, 1)
         assert field("old_prob") == table(twin.behaviour, 1)
         assert field("ratio") == [p / q for p, q in zip(table(twin.policy, 1), table(twin.behaviour, 1), strict=True)]
         assert field("continuation_value") == m + [m[-1]] * pad
@@ -80,18 +87,31 @@ def test_fields_are_what_they_are_called(problem: Problem) -> None:
         while best in twin.policy:
             best = (*best, twin.policy[best].index(max(twin.policy[best])))
         assert field("greedy_reward") == [ref.total(twin, best)]
+        assert field("ref_prob") == table(twin.reference or {}, 1)
+        assert field("sequence_ratio") == [math.prod(field("ratio"))]
+        assert field("second_continuation_value") == field("continuation_value")
+        assert field("process_reward") == table(twin.reward, 0)  # the model is the true token reward here
+        assert field("prompt_constant") == [7 + w[0]]
+        nodes = roll.prefix[i, 0].tolist()
+        assert [number < 0 for number in nodes] == [False] * len(steps) + [True] * (pad + 1)
+        assert ref.fractions(problem.probs[nodes[: len(steps)]]) == [twin.policy[s] for s, _ in steps]
         for log, prob in (("logp", "prob"), ("old_logp", "old_prob"), ("ref_logp", "ref_prob")):
             wanted = [math.log(p) for p in field(prob)]
             np.testing.assert_allclose(getattr(roll, log)[i, 0], wanted, rtol=1e-12)
+            if log != "old_logp":
+                np.testing.assert_allclose(getattr(roll, f"sequence_{log}")[i, 0], sum(wanted), atol=1e-12)
 
 
 @given(anything)
 def test_per_prompt_fields_agree_with_those_of_responses(problem: Problem) -> None:
-    found, given = responses(problem), per_prompt(problem, ["expected_reward", "greedy_reward", "reward"])
-    assert set(given) == {"expected_reward", "greedy_reward"}
+    names = ["expected_reward", "greedy_reward", "prompt_constant", "reward"]
+    found, given = responses(problem, GIVEN), per_prompt(problem, names, GIVEN, 2)
+    assert set(given) == {"expected_reward", "greedy_reward", "prompt_constant"}
+    pairs = found.group(np.stack([np.arange(len(found.node))] * 2, axis=1), names)
     for name, table in given.items():
         assert table.shape == (problem.prompts,)
-        assert (getattr(found, name) == table[found.prompt]).all()
+        assert (getattr(pairs, name)[:, 0] == table[found.prompt]).all()
+    assert given["prompt_constant"][0] == 13
 
 
 def test_a_reference_policy_is_read_where_there_is_one() -> None:

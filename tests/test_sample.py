@@ -10,8 +10,9 @@ import pytest
 
 from tpg import truth
 from tpg.audit import HOLDS, REFUTED, UNDECIDED, audit_by_sampling
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.expectations import UNBIASED, Expectation
-from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.estimators.table import ESTIMATORS
 from tpg.moments import collapse
 from tpg.moments.bound import credit_bound
 from tpg.montecarlo import sample as room
@@ -84,7 +85,7 @@ def test_no_group_leaves_the_bound(name: str) -> None:
     direction = np.random.default_rng(0).standard_normal(problem.parameters)
     bound = credit_bound(problem, row, 2, problem.scores @ direction)
     shadow, largest = problem.scores @ direction, np.zeros(problem.prompts)
-    for prompt, singles, members, _ in every(problem, 2, row.critic):
+    for prompt, singles, members, _ in every(problem, 2, row.given):
         credits = row(singles.group(members, row.needs))
         along = np.where(singles.mask, shadow[singles.node, singles.token], 0)[members]
         estimates = np.abs((credits * along).sum((1, 2)))

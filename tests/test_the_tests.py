@@ -19,8 +19,9 @@ from tests import references as ref
 from tpg import audit as audits
 from tpg import truth
 from tpg.estimators import advantages, aggregation, critics, ratios
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers
-from tpg.estimators.table import ESTIMATORS, Estimator
+from tpg.estimators.table import ESTIMATORS
 from tpg.moments import brute_force, collapse, coupling
 from tpg.moments.coupling import Coupling
 from tpg.numbers import FLOAT64, RATIONAL, Array, powers

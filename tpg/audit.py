@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tpg import truth
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers_of, scale_of
-from tpg.estimators.table import Estimator
 from tpg.moments import Moments, Report, moments, report, report_by_prompt, report_of
 from tpg.montecarlo.sample import Sampled, sample
 from tpg.numbers import FLOAT64
@@ -59,18 +59,19 @@ def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Pro
     chosen = arithmetic(problem, estimator, group_size)
     result, g = moments(chosen, estimator, group_size, progress=progress), truth.gradient(chosen)
     bound = 0.0 if chosen.field.exact else error_bound(result, estimator)
+    said = estimator.declares(chosen) or estimator.expectation
     try:
-        declared = estimator.expectation(chosen, group_size, g)
+        declared = said(chosen, group_size, g)
         off = chosen.combine(result.mean - declared)
         gap = report(off, 0, 0 * off).bias_norm
-        verdict, why = _verdict(chosen, bool((off == 0).all()) if chosen.field.exact else gap <= bound, gap)
-    except TooLarge as refusal:  # the moments stand without it
+        verdict, why = _verdict(chosen, estimator, bool((off == 0).all()) if chosen.field.exact else gap <= bound, gap)
+    except (TooLarge, EstimatorError) as refusal:  # the moments stand without it
         gap, verdict, why = math.nan, UNDECIDED, f"the declared expectation cannot be evaluated: {refusal}"
     return Audit(
         estimator=estimator.name,
         problem=problem.name,
         group_size=group_size,
-        declared=estimator.expectation.text,
+        declared=said.text,
         evidence="MEASURED",
         arithmetic=chosen.field.name,
         verdict=verdict,
@@ -93,9 +94,10 @@ def audit_by_sampling(
     """The same by Monte Carlo, for groups that cannot be counted: evidence TESTED, with its error rates."""
     chosen = problem.to(FLOAT64)
     g = truth.gradient(chosen)
-    declared = estimator.expectation(chosen, group_size, g)
+    said = estimator.declares(chosen) or estimator.expectation
+    declared = said(chosen, group_size, g)
     found = sample(chosen, estimator, group_size, samples, declared, g, seed=seed, progress=progress)
-    verdict, why = _verdict(chosen, not found.rejected, found.off_declared)
+    verdict, why = _verdict(chosen, estimator, not found.rejected, found.off_declared)
     if verdict == REFUTED:
         why = f"e-value e^{found.log_evalue:.3g}, a false alarm at most once in {1 / found.alpha:.0e} audits"
     elif verdict == HOLDS and math.isfinite(found.discrepancy):
@@ -106,7 +108,7 @@ def audit_by_sampling(
         estimator=estimator.name,
         problem=problem.name,
         group_size=group_size,
-        declared=estimator.expectation.text,
+        declared=said.text,
         evidence="TESTED",
         arithmetic=chosen.field.name,
         verdict=verdict,
@@ -119,8 +121,8 @@ def audit_by_sampling(
     )
 
 
-def _verdict(problem: Problem, equal: bool, gap: float) -> tuple[str, str]:
-    if not problem.on_policy:
+def _verdict(problem: Problem, estimator: Estimator, equal: bool, gap: float) -> tuple[str, str]:
+    if estimator.declares(problem) is None:
         return UNDECIDED, "the declared expectation is on-policy, this problem's behaviour policy is another"
     if equal:
         return HOLDS, "measured expectation equals the declared one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +14,10 @@ from tpg.numbers import Array, to_float
 from tpg.problem.problem import Problem
 from tpg.problem.tree import fork, inverse_cdf, walk
 
-Critic = Callable[[Problem], Array]
+Critic = Callable[[Problem], Array]  # [N] a guess of M(s)
+Model = Callable[[Problem], Array]  # [N, V] a process reward for every token
+Constant = Callable[[Problem, int], Array]  # [P] a number per prompt, which may depend on the group size
+AnchorLaw = Callable[[int], tuple[Array, Array]]  # horizon → patterns [n, T+1] bool, chance [n, T+1] given the length
 MAX_ENTRIES = 10**8  # tokens of enumerated responses held at once
 CHUNK = 1 << 16  # groups per block
 
@@ -38,17 +41,37 @@ class Rollouts:
     old_prob: Array | None = None  # [..., G, T] μ(w_t | prefix) of the behaviour policy, 1 after the end
     ref_prob: Array | None = None  # [..., G, T] reference policy, 1 after the end
     ratio: Array | None = None  # [..., G, T] π/μ, 1 after the end
+    sequence_ratio: Array | None = None  # [..., G] Π_t π/μ of the whole response
     logp: Array | None = None  # [..., G, T] log π in nats (float64)
     old_logp: Array | None = None  # [..., G, T] log μ in nats (float64)
     ref_logp: Array | None = None  # [..., G, T] log of the reference policy in nats (float64)
+    sequence_logp: Array | None = None  # [..., G] log π of the whole response in nats (float64)
+    sequence_ref_logp: Array | None = None  # [..., G] log of the reference policy of the whole response (float64)
+    prefix: Array | None = None  # [..., G, T+1] number of the prefix that holds t tokens, −1 at and after the end
     continuation_value: Array | None = None  # [..., G, T+1] M_0 … M_T: expected RM given the first t tokens
+    second_continuation_value: Array | None = None  # [..., G, T+1] the same from continuations of their own
+    anchor: Array | None = None  # [..., G, T+1] bool: t is an anchor; drawn by the estimator, not by the policy
+    process_reward: Array | None = None  # [..., G, T] what the estimator's model pays for each token, 0 after the end
     value: Array | None = None  # [..., G, T+1] a critic's guess of M_t; 0 at and after the end
     expected_reward: Array | None = None  # [..., 1] M_0: the prompt's expected reward
     greedy_reward: Array | None = None  # [..., 1] reward of the prompt's greedy response
+    prompt_constant: Array | None = None  # [..., 1] the estimator's own number for the prompt
 
 
 FIELDS = tuple(f.name for f in fields(Rollouts) if f.name not in ("group_size", "horizon", "discount"))
-PER_PROMPT = ("expected_reward", "greedy_reward")  # one number per prompt
+PER_PROMPT = ("expected_reward", "greedy_reward", "prompt_constant")  # one number per prompt
+
+
+class Given(NamedTuple):
+    """What an estimator brings along beside its formula: functions of the Problem, and a law of its own anchors."""
+
+    critic: Critic | None = None
+    model: Model | None = None
+    constant: Constant | None = None
+    anchors: AnchorLaw | None = None
+
+
+NOTHING = Given()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +85,9 @@ class Responses:
     node: Array
     token: Array
     prompt: Array
-    critic: Critic | None = None
+    given: Given = NOTHING
+    anchor: Array | None = None  # [R, T+1], and then responses are listed once per pattern of anchors
+    anchor_chance: Any = 1  # [R]
 
     def _along(self, table: Array, after_end: Any = 0) -> Array:
         """``table`` [N, V] read along the paths: [R, T]."""
@@ -103,9 +128,9 @@ class Responses:
         return self._along(self.problem.sampling, 1)
 
     @property
-    def ref_prob(self) -> Array:
+    def ref_prob(self) -> Array | None:
         reference = self.problem.reference
-        return self._along(self.problem.probs if reference is None else reference, 1)
+        return None if reference is None else self._along(reference, 1)
 
     @property
     def ratio(self) -> Array:
@@ -120,8 +145,28 @@ class Responses:
         return np.log(to_float(self.old_prob))
 
     @property
-    def ref_logp(self) -> Array:
-        return np.log(to_float(self.ref_prob))
+    def ref_logp(self) -> Array | None:
+        return None if self.ref_prob is None else np.log(to_float(self.ref_prob))
+
+    @property
+    def sequence_ratio(self) -> Array:
+        return np.multiply.reduce(self.ratio, axis=1)
+
+    @property
+    def sequence_logp(self) -> Array:
+        return self.logp.sum(1)
+
+    @property
+    def sequence_ref_logp(self) -> Array | None:
+        return None if self.ref_logp is None else self.ref_logp.sum(1)
+
+    @property
+    def prefix(self) -> Array:
+        return np.concatenate([self.node, np.full((len(self.node), 1), -1)], axis=1)
+
+    @property
+    def process_reward(self) -> Array | None:
+        return None if self.given.model is None else self._along(self.given.model(self.problem))
 
     @property
     def expected_reward(self) -> Array:
@@ -133,28 +178,30 @@ class Responses:
         return np.concatenate([self.expected_reward[:, None], after], axis=1)
 
     @property
+    def second_continuation_value(self) -> Array:
+        return self.continuation_value
+
+    @property
     def value(self) -> Array | None:
-        if self.critic is None:
+        if self.given.critic is None:
             return None
-        guess = self.critic(self.problem)
+        guess = self.given.critic(self.problem)
         zero = self.problem.field.zeros((len(self.node), 1))
         return np.concatenate([np.where(self.mask, guess[self.node], zero), zero], axis=1)
 
-    @property
-    def greedy_reward(self) -> Array:
-        return greedy(self.problem).reward[self.prompt]
-
     @cached_property
     def probability(self) -> Array:
-        """[R] probability of generating each response, given its prompt, under the policy that generates."""
-        return np.multiply.reduce(self.old_prob, axis=1)
+        """[R] probability of each response (and its anchors), given its prompt, under the policy that generates."""
+        return np.multiply.reduce(self.old_prob, axis=1) * self.anchor_chance
 
     def group(self, index: Array, needs: Iterable[str], group_size: int | None = None) -> Rollouts:
         """The responses ``index`` [..., G] as Rollouts that hold the fields ``needs``."""
-        table = {n: getattr(self, n) for n in FIELDS if n in set(needs)}
-        rows = {n: a[index[..., :1] if n in PER_PROMPT else index] for n, a in table.items() if a is not None}
-        problem = self.problem
-        return Rollouts(group_size or index.shape[-1], problem.horizon, problem.discount, **rows)
+        problem, size = self.problem, group_size or index.shape[-1]
+        table = {n: getattr(self, n) for n in FIELDS if n in set(needs) and n not in PER_PROMPT}
+        rows = {n: a[index] for n, a in table.items() if a is not None}
+        first = self.prompt[index[..., :1]]
+        rows |= {n: a[first] for n, a in per_prompt(problem, needs, self.given, size).items()}
+        return Rollouts(size, problem.horizon, problem.discount, **rows)
 
 
 class Groups(NamedTuple):
@@ -166,17 +213,25 @@ class Groups(NamedTuple):
     probability: Array
 
 
-def responses(problem: Problem, critic: Critic | None = None) -> Responses:
-    """Every response of positive probability of every prompt, in lexicographic order."""
+def responses(problem: Problem, given: Given = NOTHING) -> Responses:
+    """Every response of positive probability of every prompt, in lexicographic order, once per pattern of anchors."""
     size = float(np.count_nonzero(problem.ends)) * problem.horizon
     TooLarge.check(f"{problem.name}: enumerating every response", size, MAX_ENTRIES, "sample, or shorten the horizon")
     prompt, node, token = walk(problem.tree, problem.sampling, np.arange(problem.prompts), fork)
-    return Responses(problem, node, token, prompt, critic)
+    plain = Responses(problem, node, token, prompt, given)
+    if given.anchors is None:
+        return plain
+    patterns, chance = given.anchors(problem.horizon)
+    TooLarge.check(f"{problem.name}: every response with every anchor", size * len(patterns), MAX_ENTRIES, "use fewer")
+    likely = chance[:, plain.length]  # [n, R]
+    which, row = np.nonzero(likely)
+    weight = problem.field.array(likely[which, row])
+    return Responses(problem, node[row], token[row], prompt[row], given, patterns[which], weight)
 
 
-def every(problem: Problem, group_size: int, critic: Critic | None = None) -> Iterator[Groups]:
+def every(problem: Problem, group_size: int, given: Given = NOTHING) -> Iterator[Groups]:
     """Every group of ``group_size`` responses of each prompt, ordered, with its exact probability, in blocks."""
-    singles = responses(problem, critic)
+    singles = responses(problem, given)
     counts = np.bincount(singles.prompt, minlength=problem.prompts).astype(float)
     total = float((counts**group_size).sum()) * group_size * problem.horizon
     TooLarge.check(f"{problem.name}: every group of {group_size}", total, 10 * MAX_ENTRIES, "use class collapse")
@@ -190,20 +245,30 @@ def every(problem: Problem, group_size: int, critic: Critic | None = None) -> It
 
 
 def draw(
-    problem: Problem, group_size: int, rng: np.random.Generator, batches: int = 1, critic: Critic | None = None
+    problem: Problem, group_size: int, rng: np.random.Generator, batches: int = 1, given: Given = NOTHING
 ) -> tuple[Responses, Array]:
     """Sampled responses and their index [batches, P, G]: one group of ``group_size`` per prompt and batch."""
     roots = np.tile(np.repeat(np.arange(problem.prompts), group_size), batches)
     _, node, token = walk(problem.tree, to_float(problem.sampling), roots, inverse_cdf(rng.random))
     shape = (batches, problem.prompts, group_size)
-    return Responses(problem, node, token, roots, critic), np.arange(len(roots)).reshape(shape)
+    out = Responses(problem, node, token, roots, given)
+    if given.anchors is not None:
+        patterns, chance = given.anchors(problem.horizon)
+        upto = np.cumsum(to_float(chance), axis=0)[:, out.length]  # [n, R]
+        which = np.minimum((upto < rng.random(len(roots))).sum(0), len(patterns) - 1)
+        out = replace(out, anchor=patterns[which])
+    return out, np.arange(len(roots)).reshape(shape)
 
 
-def per_prompt(problem: Problem, needs: Iterable[str]) -> dict[str, Array]:
+def per_prompt(problem: Problem, needs: Iterable[str], given: Given = NOTHING, group_size: int = 1) -> dict[str, Array]:
     """Those of the fields ``needs`` that belong to prompts: [P] each."""
-    wanted = set(needs)
-    expected = {"expected_reward": problem.values[1][: problem.prompts]} if "expected_reward" in wanted else {}
-    return expected | ({"greedy_reward": greedy(problem).reward} if "greedy_reward" in wanted else {})
+    made: dict[str, Callable[[], Array | None]] = {
+        "expected_reward": lambda: problem.values[1][: problem.prompts],
+        "greedy_reward": lambda: greedy(problem).reward,
+        "prompt_constant": lambda: None if given.constant is None else given.constant(problem, group_size),
+    }
+    found = {name: make() for name, make in made.items() if name in set(needs)}
+    return {name: table for name, table in found.items() if table is not None}
 
 
 def greedy(problem: Problem) -> Responses:

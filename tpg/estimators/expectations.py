@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln, xlogy
 
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
 from tpg.numbers import Array, powers
 from tpg.problem.problem import Problem
 from tpg.problem.tree import expect
@@ -31,9 +31,12 @@ class Expectation:
     text: str
     factor: Callable[[Problem, int], Fraction] = lambda problem, group_size: Fraction(1)
     extra: Extra | None = None
+    known: bool = True  # False: the text is all there is
 
     def __call__(self, problem: Problem, group_size: int, g: Array) -> Array:
         """The declared E ĝ, given the exact gradient ``g``."""
+        if not self.known:
+            raise EstimatorError(f"no closed form is declared ({self.text}): read the measured expectation")
         scaled = problem.field.scalar(self.factor(problem, group_size)) * g
         return scaled if self.extra is None else scaled + self.extra(problem, group_size)
 
@@ -82,24 +85,39 @@ def critic_bias(critic: Callable[[Problem], Array], lam: Any) -> Extra:
     return extra
 
 
-def z_scored(divide_by: str, *, ddof: int = 1, eps: float = 1e-6) -> Extra:
-    """E ĝ of the z-score: effective reward f(R, L) = E[(R − mean)/(std + eps) · G/divisor], peers enumerated.
+Rule = Callable[[Array, Array], Array]  # rewards [n, G], lengths [n, G] → G · credit of the first response [n]
 
-    ``divide_by``: "length" for 1/L_i, "tokens" for G/Σ_j L_j.
+
+def effective(rule: Rule, *, with_length: bool = False, over_length: bool = False) -> Extra:
+    """E ĝ = E[f(R, L) · Z] for credits that are the same on all tokens: f = E[G · credit | own (R, L)].
+
+    Peers are enumerated as multisets of rewards, ``with_length`` of (reward, length); ``rule`` is the formula written
+    down once more, for the first response of a group.  ``over_length``: the credit is divided by its own length.
     """
 
     def extra(problem: Problem, group_size: int) -> Array:
         ends = np.zeros(problem.probs.shape)
-        kinds, code = _kinds(problem, with_length=divide_by == "tokens")
+        kinds, code = _kinds(problem, with_length)
         for prompt, chances in enumerate(_chances(problem, len(kinds), code)):
-            worth = _worth(kinds, chances, group_size, divide_by, ddof, eps)
+            worth = _worth(kinds, chances, group_size, rule)
             mine = (problem.tree.prompt == prompt)[:, None] & problem.ends
             ends[mine] = worth[code[mine]]
-        if divide_by == "length":
+        if over_length:
             ends /= (problem.tree.depth + 1)[:, None]
         return of_effective_reward(problem, ends)
 
     return extra
+
+
+def z_scored(divide_by: str, *, ddof: int = 1, eps: float = 1e-6) -> Extra:
+    """E ĝ of the z-score (R − mean)/(std + eps): ``divide_by`` "length" for 1/L_i, "tokens" for G/Σ_j L_j."""
+
+    def rule(reward: Array, tokens: Array) -> Array:
+        spread = reward.std(axis=1, ddof=ddof) + eps
+        score = np.where((reward == reward[:, :1]).all(1), 0, (reward[:, 0] - reward.mean(1)) / spread)
+        return score * reward.shape[1] / tokens.sum(1) if divide_by == "tokens" else score
+
+    return effective(rule, with_length=True) if divide_by == "tokens" else effective(rule, over_length=True)
 
 
 def _kinds(problem: Problem, with_length: bool) -> tuple[list[tuple[float, int]], Array]:
@@ -120,22 +138,19 @@ def _chances(problem: Problem, kinds: int, code: Array) -> Iterator[Array]:
         yield np.bincount(code[mine], weights=mass[mine], minlength=kinds)
 
 
-def _worth(kinds: list[tuple[float, int]], chances: Array, size: int, divide_by: str, ddof: int, eps: float) -> Array:
-    """E[credit · G | kind of the first response] over every multiset of its G − 1 peers."""
+def _worth(kinds: list[tuple[float, int]], chances: Array, size: int, rule: Rule) -> Array:
+    """E[G · credit | kind of the first response] over every multiset of its G − 1 peers."""
     present = np.flatnonzero(chances > 0)
     many = math.comb(len(present) + size - 2, size - 1)
-    TooLarge.check("the closed form of the z-score", many * len(present) * size, MAX_PEERS, "lower the group size")
+    TooLarge.check("the closed form by peers", many * len(present) * size, MAX_PEERS, "lower the group size")
     reward, tokens = (np.array(column) for column in zip(*kinds, strict=True))
     out = np.zeros(len(kinds))
     for others in _multisets(present, size - 1):
         counts = (others[:, :, None] == present).sum(1)
         chance = np.exp(gammaln(size) - gammaln(counts + 1).sum(1) + xlogy(counts, chances[present]).sum(1))
         for k in present:
-            group = np.column_stack([np.full(len(others), reward[k]), reward[others]])
-            spread = group.std(axis=1, ddof=ddof) + eps
-            score = np.where((group == group[:, :1]).all(1), 0, (reward[k] - group.mean(1)) / spread)
-            share = size / (tokens[k] + tokens[others].sum(1)) if divide_by == "tokens" else 1
-            out[k] += (chance * score * share).sum()
+            group = np.column_stack([np.full(len(others), k), others])
+            out[k] += (chance * rule(reward[group], tokens[group])).sum()
     return out
 
 

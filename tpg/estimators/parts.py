@@ -14,13 +14,20 @@ from tpg.rollouts import FIELDS, Rollouts
 
 Part = Callable[..., Array]
 SETTINGS = ("group_size", "horizon", "discount")  # always known
-RESPONSE_LEVEL = frozenset({"reward", "length", "expected_reward", "greedy_reward"})
+SWEEPABLE = frozenset({"reward", "length", "expected_reward", "greedy_reward", "prompt_constant"})
+RESPONSE_LEVEL = SWEEPABLE | {"sequence_ratio", "sequence_logp", "sequence_ref_logp"}
 REMEDY = {
     "value": "give the estimator a critic",
     "greedy_reward": "build the rollouts from a Problem",
     "expected_reward": "build the rollouts from a Problem",
     "continuation_value": "build the rollouts from a Problem, which knows M_t",
     "token_reward": "build the rollouts from a Problem with token-level rewards",
+    "ref_prob": "give the problem a reference policy",
+    "ref_logp": "give the problem a reference policy",
+    "sequence_ref_logp": "give the problem a reference policy",
+    "process_reward": "give the estimator a model",
+    "prompt_constant": "give the estimator a constant",
+    "anchor": "give the estimator a law of anchors",
 }
 
 
@@ -32,6 +39,21 @@ def peers(*names: str) -> Callable[[Part], Part]:
         return part
 
     return mark
+
+
+def batch_peers(*names: str) -> Callable[[Part], Part]:
+    """Mark a part as reading fields ``names`` of all responses of the batch: its fields have axes [..., P, G]."""
+
+    def mark(part: Part) -> Part:
+        part.peers, part.batch = frozenset(names), True  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def spans_batch(part: Part) -> bool:
+    """``part`` reads other groups of the batch."""
+    return getattr(_plain(part), "batch", False)
 
 
 def leave_one_out(scale: Callable[[int], Fraction]) -> Callable[[Part], Part]:

@@ -1,7 +1,7 @@
 """Exact mean and variance of ĝ: brute force as the reference, class collapse as the engine."""
 
 from tpg.errors import EstimatorError
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
 from tpg.moments.brute import brute_force
 from tpg.moments.collapse import collapse
 from tpg.moments.result import Moments, Report, report, report_by_prompt, report_of

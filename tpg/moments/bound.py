@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
 from tpg.moments.coupling import compositions, credits_by_class
 from tpg.moments.paths import Paths, settings_of
 from tpg.numbers import Array
@@ -27,6 +27,6 @@ def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along:
         fields = {name: values[prompt, here] for name, values in paths.fields.items()}
         settings = settings_of(problem, estimator, group_size, prompt)
         blocks = compositions(len(here), group_size)
-        sizes = [np.abs(credits_by_class(estimator, fields, c, settings, problem.field)).max((0, 2)) for c in blocks]
+        sizes = [np.abs(credits_by_class(estimator, fields, c, settings, problem.field)[0]).max((0, 2)) for c in blocks]
         total += float(weight) * group_size * float(np.max(sizes, axis=0) @ shadow[:, mine].max(1))
     return total

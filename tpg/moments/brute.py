@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tpg.errors import TooLarge
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
+from tpg.moments.coupling import check_kept, kept_groups
 from tpg.moments.result import Moments
 from tpg.numbers import Array
 from tpg.problem.problem import Problem, Progress
@@ -27,8 +28,8 @@ def brute_force(
     first = problem.field.zeros((problem.prompts, size))
     second = problem.field.zeros((problem.prompts, size, size) if covariance else (problem.prompts, size))
     scores: Array | None = None
-    done = 0
-    for prompt, singles, index, probability in every(problem, group_size, estimator.critic):
+    kept, done = problem.field.zeros(problem.prompts), 0
+    for prompt, singles, index, probability in every(problem, group_size, estimator.given):
         done += len(index)
         if progress is not None:
             progress(done, int((np.bincount(singles.prompt) ** group_size).sum()))
@@ -36,10 +37,17 @@ def brute_force(
         step = max(1, BLOCK // (group_size * size))
         for i in range(0, len(index), step):
             block, chance = index[i : i + step], probability[i : i + step, None]
-            credits = estimator(singles.group(block, estimator.needs))
+            rollouts = singles.group(block, estimator.needs)
+            credits = estimator(rollouts)
+            chance = np.where(kept_groups(estimator, rollouts, len(block))[:, None], chance, problem.field.scalar(0))
+            kept[prompt] += chance.sum()
             ghat = _estimates(credits, scores, block)
             first[prompt] += (chance * ghat).sum(0)
             second[prompt] += (chance * ghat).T @ ghat if covariance else (chance * ghat * ghat).sum(0)
+    if estimator.keep is not None:  # groups that are not kept are drawn again
+        for share in kept:
+            check_kept(share)
+        first, second = first / kept[:, None], second / (kept[:, None, None] if covariance else kept[:, None])
     return _moments(problem, group_size, first, second, covariance)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tpg.errors import EstimatorError
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers_of, scale_of
-from tpg.estimators.table import Estimator
 from tpg.moments.coupling import Coupling, check_size, couple, couple_leave_one_out
 from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
@@ -32,9 +32,9 @@ def collapse(
     """Mean and total variance of ĝ, equal to :func:`tpg.moments.brute.brute_force`."""
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
-    sweep = estimator.response_level and len(estimator.terms) == 1 and not covariance
+    sweep = estimator.sweepable and len(estimator.terms) == 1 and not covariance
     scale = scale_of(estimator.advantage)
-    if sweep and scale is not None and not peers_of(estimator.aggregation):
+    if sweep and scale is not None and estimator.keep is None and not peers_of(estimator.aggregation):
         estimator.advantage(problem.field.zeros((1, group_size)))  # refuses a group of one
         classes: Sweep | Paths = Sweep(problem, estimator, group_size, by_power=True)
         factor = problem.field.scalar(scale(group_size))

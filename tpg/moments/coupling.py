@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tpg.errors import EstimatorError, TooLarge
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
+from tpg.estimators.parts import apply
 from tpg.numbers import Array, Field
 from tpg.problem.problem import Progress
 from tpg.rollouts import Rollouts
@@ -109,19 +110,32 @@ def couple(
     """
     size, terms, classes = settings["group_size"], len(estimator.terms), len(mass)
     same, seen = field.zeros((terms, terms, classes)), _Spread(field, terms * classes)
+    kept = field.scalar(0)
     done, many = 0, math.comb(classes + size - 1, size)
     for counts in compositions(classes, size):
         done += len(counts)
         if progress is not None and many > len(counts):
             progress(done, many)
         chance = chances(counts, mass, field)
-        credit = credits_by_class(estimator, fields, counts, settings, field)
+        credit, keep = credits_by_class(estimator, fields, counts, settings, field)
+        chance = np.where(keep, chance, field.scalar(0))
+        kept = kept + chance.sum()
         weighed = (chance[:, None] * counts)[:, None, :] * credit
         same += (weighed[:, :, None, :] * credit[:, None, :, :]).sum(0)
         seen.add(chance, (counts[:, None, :] * credit).reshape(len(counts), -1))
+    if estimator.keep is not None:  # those that are not kept are drawn again
+        check_kept(kept)
+        same = same / kept
     both = np.tile(mass, terms)
-    spread = (seen.scatter - _diagonal(same)) / both[:, None] / both[None, :]
+    scatter = seen.scatter if estimator.keep is None else seen.scatter / kept
+    spread = (scatter - _diagonal(same)) / both[:, None] / both[None, :]
     return Coupling(seen.mean.reshape(terms, classes) / mass, same / mass, spread)
+
+
+def check_kept(share: Any) -> None:
+    """EstimatorError when no group at all is kept."""
+    if share == 0:
+        raise EstimatorError("no group of this size is ever kept: give another problem or a larger group")
 
 
 def couple_leave_one_out(scale: Any, size: int, variance: Any, field: Field) -> Coupling:
@@ -138,6 +152,13 @@ def couple_leave_one_out(scale: Any, size: int, variance: Any, field: Field) -> 
     flat, bent = size * (size - 2) * variance / others, -size * one
     spread = np.array([[flat, zero, bent], [zero, size * one / others - size, zero], [bent, zero, zero]])
     return Coupling(first[None], square[None, None], scale * scale * spread)
+
+
+def kept_groups(estimator: Estimator, rollouts: Rollouts, groups: int) -> Array:
+    """[groups] bool: which groups the estimator uses."""
+    if estimator.keep is None:
+        return np.ones(groups, dtype=bool)
+    return np.broadcast_to(apply(estimator.keep, rollouts)[..., 0], (groups,))
 
 
 class _Spread:
@@ -172,8 +193,8 @@ def _diagonal(same: Array) -> Array:
 
 def credits_by_class(
     estimator: Estimator, fields: Mapping[str, Array], counts: Array, settings: Mapping[str, Any], field: Field
-) -> Array:
-    """[rows, F, K] coupled credit of a member of each class in each composition, 0 where the class is absent."""
+) -> tuple[Array, Array]:
+    """[rows, F, K] coupled credit of a member of each class in each composition, 0 where absent; [rows] it is kept."""
     size = int(counts[0].sum())
     member = np.repeat(np.tile(np.arange(counts.shape[1]), len(counts)), counts.ravel()).reshape(len(counts), size)
     seen: dict[str, Any] = {name: values[member] for name, values in fields.items()}
@@ -182,7 +203,7 @@ def credits_by_class(
     products = [np.broadcast_to(term.coupled(rollouts), member.shape) for term in estimator.terms]
     _check_symmetric(estimator, fields, member[:SPOT_CHECKS], settings, products)
     picked = np.stack([np.take_along_axis(product, first, axis=1) for product in products], axis=1)
-    return np.where(counts[:, None, :] > 0, picked, field.scalar(0))
+    return np.where(counts[:, None, :] > 0, picked, field.scalar(0)), kept_groups(estimator, rollouts, len(counts))
 
 
 def _check_symmetric(

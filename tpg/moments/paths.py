@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import RESPONSE_LEVEL, peers_of, reads
-from tpg.estimators.table import Estimator
 from tpg.moments.brute import token_scores
 from tpg.moments.coupling import Coupling
 from tpg.numbers import Array, dot
@@ -26,7 +26,8 @@ def class_fields(estimator: Estimator) -> list[str]:
 
 def settings_of(problem: Problem, estimator: Estimator, group_size: int, prompt: int) -> dict[str, Any]:
     """What every response of a prompt's group has in common, by Rollouts field."""
-    given = {name: table[prompt : prompt + 1] for name, table in per_prompt(problem, estimator.needs).items()}
+    table = per_prompt(problem, estimator.needs, estimator.given, group_size)
+    given = {name: numbers[prompt : prompt + 1] for name, numbers in table.items()}
     return {"group_size": group_size, "horizon": problem.horizon, "discount": problem.discount, **given}
 
 
@@ -35,7 +36,7 @@ class Paths:
 
     def __init__(self, problem: Problem, estimator: Estimator, group_size: int) -> None:
         self.problem = problem
-        self.singles = responses(problem, estimator.critic)
+        self.singles = responses(problem, estimator.given)
         alone = self.singles.group(np.arange(len(self.singles.node))[:, None], estimator.needs, group_size)
         own = [np.broadcast_to(term.own(alone)[:, 0], self.singles.mask.shape) for term in estimator.terms]
         self.weight = np.where(self.singles.mask, np.stack(own), problem.field.scalar(0))  # [F, R, T]

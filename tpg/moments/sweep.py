@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers_of, reads
-from tpg.estimators.table import Estimator
 from tpg.moments.paths import class_fields
 from tpg.numbers import Array
 from tpg.problem.blocks import Block, ending_blocks, row_dot, totals_of
@@ -30,7 +30,7 @@ class Sweep:
     def __init__(self, problem: Problem, estimator: Estimator, group_size: int, by_power: bool = False) -> None:
         self.problem, self.estimator, self.group_size = problem, estimator, group_size
         self.own_needs = frozenset().union(*(reads(part) for part in estimator.parts if not peers_of(part)))
-        self.given = per_prompt(problem, self.own_needs)
+        self.given = per_prompt(problem, self.own_needs, estimator.given, group_size)
         self.weights: dict[tuple[int, int], Any] = {}  # by level and prompt, where the same for all their responses
         self.centre = problem.expected_reward if by_power else None
         names = () if by_power else class_fields(estimator)

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from tpg.estimators.table import Estimator
+from tpg.estimators.estimator import Estimator
 from tpg.moments.bound import credit_bound
 from tpg.moments.result import Report, report
 from tpg.montecarlo import eprocess
@@ -123,7 +123,7 @@ def _chunk(
     problem: Problem, estimator: Estimator, group_size: int, seed: int, along: list[Array], index: int, count: int
 ) -> _Sums:
     rng = stream(seed, problem.digest, estimator.name, group_size, index)
-    singles, members = draw(problem, group_size, rng, count, estimator.critic)
+    singles, members = draw(problem, group_size, rng, count, estimator.given)
     credits = estimator(singles.group(members, estimator.needs))
     flat = credits.reshape(-1, problem.horizon)  # responses in the order they were drawn
     rows, t = np.nonzero(singles.mask)

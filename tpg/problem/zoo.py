@@ -147,6 +147,23 @@ def cancelling(field: Field = RATIONAL) -> Problem:
     return make(tree, probs, [[1, -2], [-1, -1], [2, 2]], field=field, name="cancelling")
 
 
+def referenced(field: Field = RATIONAL) -> Problem:
+    """On-policy with a reference policy, two prompts, unequal lengths, dense token rewards: what KL terms do."""
+    return _named(_with_reference(random(22)), "referenced").to(field)
+
+
+def stale(field: Field = RATIONAL) -> Problem:
+    """Responses of an older policy, a reference policy, two prompts, unequal lengths: what ratios and clips do."""
+    return _named(_with_reference(random(23, off_policy=True)), "stale").to(field)
+
+
+def _with_reference(problem: Problem) -> Problem:
+    from dataclasses import replace
+
+    rng = np.random.Generator(np.random.Philox(24))
+    return replace(problem, reference=simplex(rng, problem.probs.shape, problem.field))
+
+
 def large(seed: int = 0, vocab: int = 4, horizon: int = 8, field: Field = FLOAT64) -> Problem:
     """Benchmark tree: float64, fixed length, vocab^horizon responses, two-valued reward by chance."""
     problem = random(seed, vocab, horizon, prompts=1, variable=False, values=2, field=field)
@@ -179,6 +196,8 @@ ZOO: dict[str, Callable[..., Problem]] = {
     "shared": shared,
     "forbidden": forbidden,
     "cancelling": cancelling,
+    "referenced": referenced,
+    "stale": stale,
     "random": random,
     "large": large,
 }
