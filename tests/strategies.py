@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 import tests.literal  # noqa: F401  fills the references of every row
@@ -18,6 +19,7 @@ from tpg.estimators.estimator import Estimator
 from tpg.estimators.table import ESTIMATORS
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import Tree
+from tpg.rollouts import responses
 
 TINY = ((2, 1), (3, 1), (2, 2))  # (V, T): at most 4 responses a prompt
 SMALL = ((3, 1), (2, 2), (3, 2), (2, 3))  # at most 9
@@ -42,7 +44,8 @@ def fit(row: Estimator) -> dict[str, Any]:
     plain = row.critic in (None, exact_critic, wrong_critic) and row.model is None and row.constant is None
     dead = plain and not row.needs & (LOGS | {"prob"})
     discounts = DYADIC if row.numbers == "float64" else DISCOUNTS
-    return {"discounts": discounts, "dead": dead, "reference": any("ref_" in field for field in row.needs)}
+    reference = any("ref_" in field for field in row.needs)
+    return {"discounts": discounts, "dead": dead, "reference": reference, "mixed": row.keep is not None}
 
 
 @st.composite
@@ -101,11 +104,12 @@ def problems(
     values: tuple[int, ...] = (),
     discounts: tuple[Fraction, ...] = DISCOUNTS,
     reference: bool = False,
+    mixed: bool = False,
 ) -> Problem:
     """A rational Problem of one of the ``shapes`` (V, T) with up to ``prompts`` prompts.
 
     ``shared``, ``variable``, ``off_policy``: None draws either kind.  ``dead``: some prefixes are never reached.
-    ``reference``: with a reference policy, positive on every allowed token.
+    ``mixed``: every prompt has responses of different rewards.  ``reference``: with a positive reference policy.
     ``in_quarters``: π in multiples of 1/4.  ``values``: response rewards to draw from, paid on the last token
     (discounted back, so that RM(W) is one of them); none: dense token rewards.
     """
@@ -118,7 +122,8 @@ def problems(
     entries = st.lists(st.sampled_from(values or REWARDS), min_size=allowed.size, max_size=allowed.size)
     rewards = np.array(draw(entries), dtype=object).reshape(allowed.shape)
     if values:
-        rewards = np.where(tree.inner, Fraction(0), rewards * (1 / discount) ** tree.depth[:, None])
+        back = np.array([(1 / discount) ** int(depth) for depth in tree.depth], dtype=object)
+        rewards = np.where(tree.inner, Fraction(0), rewards * back[:, None])
     features = None
     if draw(st.booleans()) if shared is None else shared:
         width = draw(st.integers(1, 3))
@@ -126,7 +131,7 @@ def problems(
         flat = draw(st.lists(st.integers(-2, 3), min_size=size, max_size=size))
         features = np.array(flat, dtype=object).reshape(*allowed.shape, width)
     other = draw(st.booleans()) if off_policy is None else off_policy
-    return make(
+    made = make(
         tree,
         draw(quarters(allowed) if in_quarters else policies(allowed, dead)),
         rewards,
@@ -137,3 +142,11 @@ def problems(
         features=features,
         end_token=end_token,
     )
+    assume(not mixed or _mixed(made))
+    return made
+
+
+def _mixed(problem: Problem) -> bool:
+    """Every prompt has responses of different rewards."""
+    found = responses(problem)
+    return all(len({str(r) for r in found.reward[found.prompt == x]}) > 1 for x in range(problem.prompts))

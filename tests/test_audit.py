@@ -86,7 +86,7 @@ def test_every_row_holds_where_it_says_something(name: str, problem: str) -> Non
 
 
 @ROWS
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_every_row_holds_in_float64_within_its_error_bound(name: str, data: st.DataObject) -> None:
     # The bound must hold, and be small enough to tell a fault of one part in 10⁸ apart.

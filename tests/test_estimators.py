@@ -27,6 +27,8 @@ from tpg.problem.tree import Tree
 from tpg.rollouts import Rollouts, every, responses
 
 ROWS = pytest.mark.parametrize("name", PLAIN)
+# What follows from the literal formula need not be asked of every row again.
+CORE = pytest.mark.parametrize("name", [row.name for row in core.ROWS])
 EXACT = [name for name in PLAIN if ESTIMATORS[name].numbers != "float64"]
 GROUP_RELATIVE = [name for name in PLAIN if ESTIMATORS[name].min_group > 1]
 ALONE = [name for name in PLAIN if not ESTIMATORS[name].peers]
@@ -51,7 +53,7 @@ def test_every_row_has_a_literal_reference() -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [(n, g) for n in PLAIN for g in range(ESTIMATORS[n].min_group, 4)])
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_credits_are_the_literal_formula_on_every_group(name: str, size: int, data: st.DataObject) -> None:
     # Token by token.  Wrong: any other advantage, divisor, clip, or credit off the mask.
@@ -67,7 +69,10 @@ def test_credits_are_the_literal_formula_on_every_group(name: str, size: int, da
             for i, word in enumerate(words):
                 pad = [0] * (problem.horizon - ref.length(word))
                 wanted = ref.CREDITS[name](twin, words, i) + pad
-                assert same(got[i], wanted, float(max(abs(c) for c in wanted))), (words, i)
+                size = float(max(abs(c) for c in wanted))
+                if name not in EXACT:  # terms of the size of the rewards may cancel
+                    size += float(np.abs(given.totals).max())
+                assert same(got[i], wanted, size), (words, i)
 
 
 @given(problems(SMALL, off_policy=True, reference=True))
@@ -93,11 +98,12 @@ def test_rows_read_only_what_they_declare(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALONE)
+@settings(max_examples=8)
 @given(problem=problems(TINY, off_policy=None, reference=True))
 def test_rows_without_peers_ignore_the_other_responses(name: str, problem: Problem) -> None:
     # Wrong: an undeclared coupling, which counting groups by class would miss.
     row = ESTIMATORS[name]
-    for _, singles, index, _ in every(problem, 2, row.given):
+    for _, singles, index, _ in every(numbers(problem, row), 2, row.given):
         credits = row(singles.group(index, row.needs))
         for i in set(index[:, 0].tolist()):
             mine = credits[index[:, 0] == i, 0]
@@ -249,24 +255,25 @@ def test_credits_are_linear_in_the_rewards(name: str, problem: Problem, scale: A
     assert same(moved, [ref.exact(c) * factor for c in plain.ravel()])
 
 
-@ROWS
-@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC, reference=True), order=st.permutations(range(4)))
-def test_the_order_of_a_group_does_not_matter(name: str, problem: Problem, order: list[int]) -> None:
+@CORE
+@given(data=st.data(), order=st.permutations(range(4)))
+def test_the_order_of_a_group_does_not_matter(name: str, data: st.DataObject, order: list[int]) -> None:
     # Wrong: a baseline that reads the neighbour, or the first response.
     row = ESTIMATORS[name]
+    problem = data.draw(problems(SMALL, off_policy=None, **fit(row)))
     singles = responses(numbers(problem, row), row.given)
     index = np.arange(4) % int((singles.prompt == 0).sum())
     straight, mixed = (row(singles.group(i, row.needs)) for i in (index, index[order]))
     assert same(mixed, [ref.exact(c) for c in straight[order].ravel()])
 
 
-@ROWS
-@given(problem=problems(SMALL, off_policy=None, discounts=DYADIC, reference=True), extra=st.integers(1, 3))
-def test_padding_does_not_matter(name: str, problem: Problem, extra: int) -> None:
+@CORE
+@given(data=st.data(), extra=st.integers(1, 3))
+def test_padding_does_not_matter(name: str, data: st.DataObject, extra: int) -> None:
     # A batch padded further right: the same credits, 0 on the padding.  dr_grpo divides by the padded length T, as its
     # published constant does.  Wrong: padding counted as tokens, bootstrapped into, or given the final reward.
     row = ESTIMATORS[name]
-    roll = whole_group(problem, row)
+    roll = whole_group(data.draw(problems(SMALL, off_policy=None, **fit(row))), row)
     end = {"mask": False, "tokens": -1, "prefix": -1, "prob": 1, "old_prob": 1, "ref_prob": 1, "ratio": 1}
     padded = {}
     for field in row.needs:
@@ -306,7 +313,7 @@ def relabelled(problem: Problem, order: list[int]) -> Problem:
     )
 
 
-@ROWS
+@CORE
 @settings(max_examples=10)
 @given(data=st.data())
 def test_token_names_do_not_matter(name: str, data: st.DataObject) -> None:
@@ -346,13 +353,14 @@ def twice(problem: Problem) -> Problem:
     return make(tree, weights=weights, discount=problem.discount, end_token=problem.end_token, **tables)
 
 
-@ROWS
+@CORE
 @settings(max_examples=10)
-@given(problem=problems(shared=True, off_policy=None, discounts=DYADIC, reference=True))
-def test_a_prompt_listed_twice_halves_the_variance(name: str, problem: Problem) -> None:
+@given(data=st.data())
+def test_a_prompt_listed_twice_halves_the_variance(name: str, data: st.DataObject) -> None:
     # Two independent groups of half weight: the same E ĝ, and 2 · (w/2)² = w²/2 of the variance.  Wrong: a baseline, a
     # critic or a normaliser that counts prompts.
     row = ESTIMATORS[name]
+    problem = data.draw(problems(shared=True, off_policy=None, **fit(row)))
     one, two = (brute_force(numbers(p, row), row, max(2, row.min_group)) for p in (problem, twice(problem)))
     size = max(1.0, float(one.total_variance))
     assert same(two.problem.combine(two.mean), [ref.exact(m) for m in one.problem.combine(one.mean)], size)

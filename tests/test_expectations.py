@@ -26,7 +26,7 @@ FLOATS = [name for name, row in ESTIMATORS.items() if row.numbers == "float64"]
 
 
 @ROWS
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_declared_expectations_are_the_literal_ones(name: str, data: st.DataObject) -> None:
     # Every contrast, off-policy too where a row speaks of it.  Wrong: a factor for another group size, a bias that only

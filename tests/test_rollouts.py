@@ -90,6 +90,8 @@ def test_fields_are_what_they_are_called(problem: Problem) -> None:
         assert field("ref_prob") == table(twin.reference or {}, 1)
         assert field("sequence_ratio") == [math.prod(field("ratio"))]
         assert field("second_continuation_value") == field("continuation_value")
+        norms = [1 - 2 * twin.policy[s][a] + sum(p * p for p in twin.policy[s]) for s, a in steps]
+        assert field("score_norm2") == norms + [0] * pad
         assert field("process_reward") == table(twin.reward, 0)  # the model is the true token reward here
         assert field("prompt_constant") == [7 + w[0]]
         nodes = roll.prefix[i, 0].tolist()
@@ -182,7 +184,7 @@ def test_enumeration_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(rollouts, "MAX_ENTRIES", 15 * 3)
     assert len(responses(problem).node) == 15
     with pytest.raises(
-        TooLarge, match=r"^two-valued: every group of 3 would need 3.04e\+04 entries.* use class collapse$"
+        TooLarge, match=r"^two-valued: every group of 3 would need 3.04e\+04 entries.* lower the group size, or sample$"
     ):
         next(iter(every(problem, 3)))  # 15³ · 3 · 3 = 30375
 

@@ -14,6 +14,7 @@ from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers_of, scale_of
 from tpg.moments import Moments, Report, moments, report, report_by_prompt, report_of
+from tpg.moments.paths import class_fields
 from tpg.montecarlo.sample import Sampled, sample
 from tpg.numbers import FLOAT64
 from tpg.problem.problem import Problem, Progress
@@ -136,13 +137,24 @@ def arithmetic(problem: Problem, estimator: Estimator, group_size: int) -> Probl
     ends = int(problem.ends.sum())
     closed = scale_of(estimator.advantage) is not None and not peers_of(estimator.aggregation)
     coupled = not closed and any(peers_of(part) for part in estimator.parts)
-    kinds = _kinds(problem, ends) if coupled else 1
-    cost = math.comb(kinds + group_size - 1, group_size) * kinds**2 + ends * problem.horizon * problem.parameters
+    kinds = _kinds(problem, estimator, ends) if coupled else 1
+    cost = 1.0 * math.comb(kinds + group_size - 1, group_size) * kinds**2 + ends * problem.horizon * problem.parameters
+    if not estimator.collapsible:  # every group, one by one
+        cost = float(ends) ** group_size * problem.horizon * problem.parameters
     return problem if cost <= EXACT_BUDGET else problem.to(FLOAT64)
 
 
-def _kinds(problem: Problem, ends: int) -> int:
+def _kinds(problem: Problem, estimator: Estimator, ends: int) -> int:
     """An upper bound of the classes of one prompt."""
+    names = set(class_fields(estimator))
+    if not names <= {"reward", "length"}:
+        return ends
+    lengths = problem.horizon if "length" in names else 1
+    return min(ends, lengths * _rewards(problem))
+
+
+def _rewards(problem: Problem) -> int:
+    """The distinct rewards of one prompt, at most."""
     return max(
         len({str(v) for v in problem.totals[(problem.tree.prompt == p)[:, None] & problem.ends]})
         for p in range(problem.prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tpg.errors import TooLarge
-from tpg.numbers import Array, to_float
+from tpg.numbers import Array, dot, to_float
 from tpg.problem.problem import Problem
 from tpg.problem.tree import fork, inverse_cdf, walk
 
@@ -42,6 +42,7 @@ class Rollouts:
     ref_prob: Array | None = None  # [..., G, T] reference policy, 1 after the end
     ratio: Array | None = None  # [..., G, T] π/μ, 1 after the end
     sequence_ratio: Array | None = None  # [..., G] Π_t π/μ of the whole response
+    score_norm2: Array | None = None  # [..., G, T] ‖∂log π/∂logits‖² = 1 − 2π(w_t) + Σ_b π_b², 0 after the end
     logp: Array | None = None  # [..., G, T] log π in nats (float64)
     old_logp: Array | None = None  # [..., G, T] log μ in nats (float64)
     ref_logp: Array | None = None  # [..., G, T] log of the reference policy in nats (float64)
@@ -88,6 +89,7 @@ class Responses:
     given: Given = NOTHING
     anchor: Array | None = None  # [R, T+1], and then responses are listed once per pattern of anchors
     anchor_chance: Any = 1  # [R]
+    estimates: Mapping[str, Array] | None = None  # continuation fields [R, T+1] from drawn continuations
 
     def _along(self, table: Array, after_end: Any = 0) -> Array:
         """``table`` [N, V] read along the paths: [R, T]."""
@@ -137,16 +139,21 @@ class Responses:
         return self.prob / self.old_prob
 
     @property
+    def score_norm2(self) -> Array:
+        probs = self.problem.probs
+        return self._along(1 - 2 * probs + dot(probs, probs)[:, None])
+
+    @property
     def logp(self) -> Array:
-        return np.log(to_float(self.prob))
+        return _log(self.prob)
 
     @property
     def old_logp(self) -> Array:
-        return np.log(to_float(self.old_prob))
+        return _log(self.old_prob)
 
     @property
     def ref_logp(self) -> Array | None:
-        return None if self.ref_prob is None else np.log(to_float(self.ref_prob))
+        return None if self.ref_prob is None else _log(self.ref_prob)
 
     @property
     def sequence_ratio(self) -> Array:
@@ -174,12 +181,17 @@ class Responses:
 
     @property
     def continuation_value(self) -> Array:
-        after = np.where(self.mask, self._along(self.problem.values[0]), self.reward[:, None])
-        return np.concatenate([self.expected_reward[:, None], after], axis=1)
+        return self._estimated("continuation_value")
 
     @property
     def second_continuation_value(self) -> Array:
-        return self.continuation_value
+        return self._estimated("second_continuation_value")
+
+    def _estimated(self, field: str) -> Array:
+        if self.estimates is not None and field in self.estimates:
+            return self.estimates[field]
+        after = np.where(self.mask, self._along(self.problem.values[0]), self.reward[:, None])
+        return np.concatenate([self.expected_reward[:, None], after], axis=1)
 
     @property
     def value(self) -> Array | None:
@@ -202,6 +214,12 @@ class Responses:
         first = self.prompt[index[..., :1]]
         rows |= {n: a[first] for n, a in per_prompt(problem, needs, self.given, size).items()}
         return Rollouts(size, problem.horizon, problem.discount, **rows)
+
+
+def _log(prob: Array) -> Array:
+    """log in nats; −∞ where a policy forbids what another generated."""
+    with np.errstate(divide="ignore"):
+        return np.log(to_float(prob))
 
 
 class Groups(NamedTuple):
@@ -234,7 +252,8 @@ def every(problem: Problem, group_size: int, given: Given = NOTHING) -> Iterator
     singles = responses(problem, given)
     counts = np.bincount(singles.prompt, minlength=problem.prompts).astype(float)
     total = float((counts**group_size).sum()) * group_size * problem.horizon
-    TooLarge.check(f"{problem.name}: every group of {group_size}", total, 10 * MAX_ENTRIES, "use class collapse")
+    what, remedy = f"{problem.name}: every group of {group_size}", "lower the group size, or sample"
+    TooLarge.check(what, total, 10 * MAX_ENTRIES, remedy)
     for prompt in range(problem.prompts):
         members = np.flatnonzero(singles.prompt == prompt)
         shape = (len(members),) * group_size
@@ -245,19 +264,43 @@ def every(problem: Problem, group_size: int, given: Given = NOTHING) -> Iterator
 
 
 def draw(
-    problem: Problem, group_size: int, rng: np.random.Generator, batches: int = 1, given: Given = NOTHING
+    problem: Problem,
+    group_size: int,
+    rng: np.random.Generator,
+    batches: int = 1,
+    given: Given = NOTHING,
+    continuations: Mapping[str, int] | None = None,
 ) -> tuple[Responses, Array]:
-    """Sampled responses and their index [batches, P, G]: one group of ``group_size`` per prompt and batch."""
+    """Sampled responses and their index [batches, P, G]: one group of ``group_size`` per prompt and batch.
+
+    ``continuations``: fields that are means of so many drawn continuations (the others hold exact values).
+    """
     roots = np.tile(np.repeat(np.arange(problem.prompts), group_size), batches)
     _, node, token = walk(problem.tree, to_float(problem.sampling), roots, inverse_cdf(rng.random))
     shape = (batches, problem.prompts, group_size)
     out = Responses(problem, node, token, roots, given)
     if given.anchors is not None:
         patterns, chance = given.anchors(problem.horizon)
-        upto = np.cumsum(to_float(chance), axis=0)[:, out.length]  # [n, R]
-        which = np.minimum((upto < rng.random(len(roots))).sum(0), len(patterns) - 1)
+        _, which = inverse_cdf(rng.random)(to_float(chance).T[out.length])
         out = replace(out, anchor=patterns[which])
+    if continuations:
+        out = replace(out, estimates={field: _continued(out, count, rng) for field, count in continuations.items()})
     return out, np.arange(len(roots)).reshape(shape)
+
+
+def _continued(found: Responses, count: int, rng: np.random.Generator) -> Array:
+    """[R, T+1] mean reward of ``count`` fresh responses from every prefix, under π; RM from the end on.
+
+    Nothing is shared: neither between prefixes, nor with the response itself.
+    """
+    problem, out = found.problem, found.continuation_value
+    rows, t = np.nonzero(found.mask)
+    _, node, token = walk(
+        problem.tree, to_float(problem.probs), found.node[rows, t].repeat(count), inverse_cdf(rng.random)
+    )
+    drawn = Responses(problem, node, token, found.prompt[rows].repeat(count))
+    out[rows, t] = drawn.reward.reshape(len(rows), count).sum(1) / count
+    return out
 
 
 def per_prompt(problem: Problem, needs: Iterable[str], given: Given = NOTHING, group_size: int = 1) -> dict[str, Array]:

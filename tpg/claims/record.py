@@ -36,6 +36,8 @@ class Claim:
     - ``degree(horizon)``: bound on the degree of the identity's numerator in the free probabilities, rewards, features
       and γ (Schwartz–Zippel).
     - ``needs``: labels without which this claim does not hold.
+    - ``wording``, ``as_worded``: what a publication says, where ``statement`` differs from it, and that as a check: its
+      fate (confirmed, or refuted and where) is reported beside the claim's own status.
     """
 
     label: str
@@ -49,6 +51,8 @@ class Claim:
     discounts: tuple[str, ...] = ("9/10",)
     algebraic: bool = True
     degree: Callable[[int], int] = field(default=lambda horizon: 16 * (horizon + 2))
+    wording: str = ""
+    as_worded: Check | None = None
 
 
 def zero(what: str, value: Array | Any) -> Finding:
@@ -63,6 +67,18 @@ def nonzero(what: str, value: Array | Any) -> Finding:
     """``value`` must not vanish: some entry differs from 0."""
     found = zero(what, value)
     return Finding(what, not found.ok, found.value, found.numbers)
+
+
+def close(what: str, value: Array | Any, size: float) -> Finding:
+    """``value`` vanishes but for rounding: no entry above 10⁻¹¹ · ``size``, the size of the terms it is made of."""
+    worst = float(np.abs(np.asarray(value, dtype=np.float64)).max(initial=0.0))
+    return Finding(what, worst <= 1e-11 * size, f"at most {worst:.1e}, terms of size {size:.1e}", np.size(value))
+
+
+def apart(what: str, value: Array | Any, size: float) -> Finding:
+    """``value`` does not vanish, by far more than rounding: some entry above 10⁻⁶ · ``size``."""
+    worst = float(np.abs(np.asarray(value, dtype=np.float64)).max(initial=0.0))
+    return Finding(what, worst > 1e-6 * size, f"{worst:.3g}, terms of size {size:.1e}", np.size(value))
 
 
 def positive(what: str, value: Any) -> Finding:

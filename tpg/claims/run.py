@@ -37,6 +37,8 @@ class Outcome:
     mutants: dict[str, str]  # mutant → the problem that refuted it, or "survived"
     error_probability: float | None
     needs: tuple[str, ...]
+    wording: str = ""  # what a publication says, where the statement differs from it
+    as_worded: str | None = None  # "confirmed", or "refuted on …"
 
 
 @dataclass
@@ -71,8 +73,11 @@ def run(claim: Claim, quick: bool = False, seed: int = 0, progress: Progress | N
     for done, (name, mutant) in enumerate(claim.mutants.items()):
         _tick(progress, claim.label, len(shapes) + done, steps)
         mutants[name] = refuted_on(mutant, measured)
+    fate = None if claim.as_worded is None else refuted_on(claim.as_worded, measured)
+    as_worded = fate if fate is None else "confirmed" if fate == "survived" else f"refuted on {fate}"
     _tick(progress, claim.label, steps, steps)
-    return _outcome(claim, tally, mutants, shapes, time.perf_counter() - started)
+    found = _outcome(claim, tally, mutants, shapes, time.perf_counter() - started)
+    return replace(found, wording=claim.wording, as_worded=as_worded)
 
 
 def _tick(progress: Progress | None, label: str, done: int, steps: int) -> None:

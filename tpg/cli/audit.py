@@ -15,6 +15,7 @@ from tpg.cli.output import Destination
 from tpg.cli.progress import bar
 from tpg.estimators import table
 from tpg.moments import Report
+from tpg.moments.curl import Curl, curl
 from tpg.problem import files, zoo
 from tpg.problem.problem import Problem
 
@@ -25,7 +26,9 @@ NO_ANGLE = "undefined (g = 0 or E ĝ = 0)"
 CAVEAT = "All this is for this problem and group size; a biased gradient may well train better."
 
 
-def audit(name: str, problem: str, group_size: int, samples: int, seed: int, target: Destination) -> int:
+def audit(
+    name: str, problem: str, group_size: int, samples: int, seed: int, with_curl: bool, target: Destination
+) -> int:
     """Audit the row ``name``, by sampling if ``samples`` > 0; return the exit code."""
     estimator, chosen = table.get(name), problem_of(problem)
     with bar(f"{name} on {chosen.name}") as progress:
@@ -33,8 +36,13 @@ def audit(name: str, problem: str, group_size: int, samples: int, seed: int, tar
             found = audit_by_sampling(chosen, estimator, group_size, samples, seed, progress)
         else:
             found = measure(chosen, estimator, group_size, progress)
-    target.write(found.to_json())
-    render.show(target.prose, *report(found))
+    turning = None
+    if with_curl:
+        with bar(f"Jacobian of {name} on {chosen.name}") as progress:
+            turning = curl(chosen, estimator, group_size, progress)
+    shape = {} if turning is None else {"curl": {**vars(turning), "conservative": turning.conservative}}
+    target.write({**found.to_json(), **shape})
+    render.show(target.prose, *report(found, turning))
     return render.exit_code([found.verdict])
 
 
@@ -44,12 +52,13 @@ def problem_of(spec: str) -> Problem:
     return files.load(spec) if not named and (Path(spec).suffix or Path(spec).is_file()) else zoo.get(spec)
 
 
-def report(found: Audit) -> Iterator[RenderableType]:
+def report(found: Audit, turning: Curl | None = None) -> Iterator[RenderableType]:
     """The verdict in words, then the numbers."""
     where = f"{found.estimator} on {found.problem}, group size {found.group_size}: "
     yield Text.assemble(where, render.status(found.verdict))
     yield ""
-    yield render.pairs([("declared", found.declared), ("verdict", found.why), ("bias", in_words(found))])
+    said = [("declared", found.declared), ("verdict", found.why), ("bias", in_words(found))]
+    yield render.pairs([*said, *([] if turning is None else [("curl", shape_in_words(turning))])])
     yield ""
     yield render.pairs(_numbers(found))
     if len(found.prompts) > 1:
@@ -76,6 +85,16 @@ def in_words(found: Audit) -> str:
     if overall.cosine < 0:
         return f"in sign: E ĝ = {render.number(overall.scale)}·g here, so that it descends"
     return f"in length alone: E ĝ = {render.number(overall.scale)}·g here, which a learning rate mends"
+
+
+def shape_in_words(found: Curl) -> str:
+    """Whether E ĝ can be a gradient here."""
+    if found.relative is None:
+        return "none: E ĝ does not change with the policy here"
+    size = f"|J − Jᵀ|/|J| = {render.number(found.relative)} ± {render.bound(found.error)}"
+    if found.conservative:
+        return f"none seen at this policy, {size}: E ĝ can be the gradient of an objective"
+    return f"{size}: E ĝ is the gradient of no objective"
 
 
 def _relative(found: Audit) -> float:

@@ -13,10 +13,11 @@ from rich.text import Text
 from tpg.claims import registry
 from tpg.cli import render
 from tpg.cli.output import Destination
-from tpg.estimators.table import ESTIMATORS
+from tpg.estimators.table import FAMILIES
 from tpg.problem.zoo import ZOO
 
 NOT_BUILT = {"large"}  # a benchmark: building it takes seconds and says nothing more
+PARTS = ("aggregation", "ratio", "penalty", "critic", "model", "constant", "anchors", "keep")
 Row = dict[str, Any]
 
 
@@ -34,23 +35,32 @@ def estimators() -> list[Row]:
         {
             "name": row.name,
             "aliases": list(row.aliases),
+            "family": family.__name__.rpartition(".")[2],
             "formula": row.formula,
-            "parts": {
-                "aggregation": _called(row.aggregation),
-                "ratio": _called(row.ratio),
-                "critic": _called(row.critic),
-            },
+            "parts": {name: _called(getattr(row, name)) for name in PARTS},
+            "needs": sorted(row.needs - {"mask"}),
+            "continuations": row.continuations,
             "expectation": row.expectation.text,
+            "off_policy": None if row.off_policy is None else row.off_policy.text,
             "source": row.source,
             "min_group": row.min_group,
         }
-        for row in ESTIMATORS.values()
+        for family in FAMILIES
+        for row in family.ROWS
     ]
 
 
 def _called(part: Any) -> str | None:
-    """The name of a function, bound to arguments or not."""
-    return None if part is None else str(getattr(part, "func", part).__name__)
+    """The name of a function, with the options it is bound to."""
+    if part is None:
+        return None
+    options = ", ".join(f"{key}={_called(value) if callable(value) else value}" for key, value in _bound(part).items())
+    name = str(getattr(part, "func", part).__name__)
+    return f"{name}({options})" if options else name
+
+
+def _bound(part: Any) -> dict[str, Any]:
+    return getattr(part, "keywords", {})
 
 
 def problems() -> list[Row]:
@@ -103,8 +113,14 @@ def in_full(kind: str, rows: list[Row]) -> Iterator[RenderableType]:
 def _estimators(rows: list[Row]) -> Table:
     body: list[render.Cells] = []
     for row in rows:
-        parts = "; ".join(f"{kind} {part}" for kind, part in row["parts"].items() if part)
-        lines = [row["formula"], f"{parts}; G ≥ {row['min_group']}", row["expectation"], row["source"]]
+        parts = "; ".join(f"{kind} {part}" for kind, part in row["parts"].items() if part and part != "on_policy")
+        lines = [
+            row["formula"],
+            f"{parts}; G ≥ {row['min_group']}; reads {', '.join(row['needs'])}",
+            row["expectation"],
+        ]
+        lines += [f"off-policy: {row['off_policy']}"] if row["off_policy"] else []
+        lines += [row["source"]]
         name = Text("\n").join([Text(row["name"], "bold"), *(Text(alias, "dim") for alias in row["aliases"])])
         body.append([name, "\n".join(lines)])
     return render.table(("name, aliases", "formula, parts, expectation, source"), body)

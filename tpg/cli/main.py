@@ -13,6 +13,7 @@ from tpg.cli.output import careful, complain, destination
 from tpg.errors import TpgError
 
 KINDS = ("estimators", "problems", "claims")
+COLUMNS = ("noise", "best_mse", "tokens", "relative_bias", "direction_bias", "total_variance", "mse_over_g2")
 BAD_INPUT, CRASHED, INTERRUPTED = 2, 70, 130  # never 1 for a crash: that would read as a refutation
 
 app = typer.Typer(
@@ -41,6 +42,13 @@ def _kind(given: str) -> str:
     if given in KINDS:
         return given
     raise typer.BadParameter(f"{given!r} given, needed {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+
+
+def _column(given: str) -> str:
+    """A column of the comparison."""
+    if given in COLUMNS:
+        return given
+    raise typer.BadParameter(f"{given!r} given, needed one of {', '.join(COLUMNS)}")
 
 
 Json = Annotated[
@@ -96,13 +104,58 @@ def audit(
         int, typer.Option(metavar="N", min=0, help="Sample N groups per prompt instead of counting all.")
     ] = 0,
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Of the samples.")] = 0,
+    curl: Annotated[
+        bool, typer.Option("--curl", help="Test whether the expected gradient is a gradient at all.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Measure mean and variance of one estimator exactly, and test the expectation it declares."""
     target = destination(json)
     from tpg.cli.audit import audit
 
-    raise typer.Exit(audit(name, problem, group_size, samples, seed, target))
+    raise typer.Exit(audit(name, problem, group_size, samples, seed, curl, target))
+
+
+@app.command()
+def compare(
+    names: Annotated[
+        str, typer.Argument(metavar="NAME,NAME,...", help="Estimators, as in `tpg list estimators`; all: every one.")
+    ],
+    problem: Annotated[str, typer.Option(metavar="NAME|FILE", help="As for `tpg audit`.")] = "three-valued",
+    group_size: Annotated[
+        int, typer.Option(metavar="G", parser=_count, help="Responses per prompt in one gradient.")
+    ] = 8,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMN", parser=_column, help=f"One of {', '.join(COLUMNS)}.")
+    ] = None,
+    figure: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the comparison: a .png, .pdf or .svg file.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Exact bias, variance, error and cost of several estimators, side by side."""
+    target = destination(json)
+    from tpg.cli.compare import compare
+
+    raise typer.Exit(compare(names, problem, group_size, sort, figure, target))
+
+
+@app.command()
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Figures by file name; none: all.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Small sizes, kept only with --out.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 where a file would change.")] = False,
+    folder: Annotated[str | None, typer.Option(metavar="DIR", help="Where the figure files are.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where data and pictures go; none: there too.")] = None,
+    json: Json = None,
+) -> None:
+    """Regenerate the figures and their data, or check that they would not change."""
+    target = destination(json)
+    if smoke and check:
+        raise typer.BadParameter("--smoke makes other data than the committed: give one of --smoke and --check")
+    from tpg.cli.figures import figures
+
+    raise typer.Exit(figures(names or [], smoke, check, folder, out, target))
 
 
 @app.command("list")

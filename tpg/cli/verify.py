@@ -91,6 +91,11 @@ def report(outcomes: Sequence[Outcome], quick: bool, elapsed: float) -> Iterator
             yield ""
             yield Text.assemble(outcome.label, " ", render.status(outcome.status), f": {outcome.statement}")
             yield render.indented(outcome.why)
+    worded = [outcome for outcome in outcomes if outcome.as_worded is not None]
+    if worded:
+        yield ""
+        yield Text("As published", "bold")
+        yield render.pairs([[o.label, f"“{o.wording}”: {o.as_worded}"] for o in worded])
     yield ""
     yield Text(_summary(outcomes, elapsed))
     yield Text(f"Shapes: {_shapes(quick)}.  {LEGEND}", "dim")

@@ -77,7 +77,8 @@ class Estimator:
     @property
     def min_group(self) -> int:
         """The smallest group for which the credits are defined."""
-        return max(self.smallest_group, 2 if peers_of(self.advantage) else 1)
+        compares = peers_of(self.advantage) and not spans_batch(self.advantage)
+        return max(self.smallest_group, 2 if compares else 1)
 
     def declares(self, problem: Problem) -> Expectation | None:
         """What is said of E ĝ on this problem; None where another policy generates and only on-policy is spoken of."""

@@ -103,9 +103,11 @@ def apply(part: Part, rollouts: Rollouts, **computed: Any) -> Array:
     for name in parameters(part):
         value = computed.get(name, getattr(rollouts, name, None))
         if value is None:
-            label = getattr(_plain(part), "__name__", "part")
-            raise EstimatorError(
-                f"{label} needs {name!r}, which these rollouts lack: {REMEDY.get(name, 'add the field')}"
-            )
+            raise lacking(getattr(_plain(part), "__name__", "part"), name)
         given[name] = value
     return part(**given)
+
+
+def lacking(what: str, field: str) -> EstimatorError:
+    """The error for a field that ``what`` needs and the rollouts lack."""
+    return EstimatorError(f"{what} needs {field!r}, which these rollouts lack: {REMEDY.get(field, 'add the field')}")

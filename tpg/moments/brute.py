@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators.estimator import Estimator
+from tpg.moments import noise
 from tpg.moments.coupling import check_kept, kept_groups
 from tpg.moments.result import Moments
 from tpg.numbers import Array
@@ -24,16 +27,18 @@ def brute_force(
     progress: Progress | None = None,
 ) -> Moments:
     """Mean and total variance of ĝ by enumerating every group with its exact probability."""
+    if estimator.batch:
+        raise EstimatorError(f"{estimator.name} reads the whole batch: use brute_force_batch")
     size = problem.parameters
     first = problem.field.zeros((problem.prompts, size))
     second = problem.field.zeros((problem.prompts, size, size) if covariance else (problem.prompts, size))
-    scores: Array | None = None
+    known: tuple[Array, Array] | None = None
     kept, done = problem.field.zeros(problem.prompts), 0
     for prompt, singles, index, probability in every(problem, group_size, estimator.given):
         done += len(index)
         if progress is not None:
             progress(done, int((np.bincount(singles.prompt) ** group_size).sum()))
-        scores = token_scores(singles) if scores is None else scores
+        scores, spread = known = known or (token_scores(singles), noise.spread_of(singles, estimator))
         step = max(1, BLOCK // (group_size * size))
         for i in range(0, len(index), step):
             block, chance = index[i : i + step], probability[i : i + step, None]
@@ -43,7 +48,10 @@ def brute_force(
             kept[prompt] += chance.sum()
             ghat = _estimates(credits, scores, block)
             first[prompt] += (chance * ghat).sum(0)
-            second[prompt] += (chance * ghat).T @ ghat if covariance else (chance * ghat * ghat).sum(0)
+            noisy = noise.of_groups(estimator, rollouts, spread[block])  # and what fresh continuations add
+            more = ((chance * v[:, None], _estimates(slope, scores, block)) for slope, v in noisy)
+            for weight, along in itertools.chain([(chance, ghat)], more):
+                second[prompt] += (weight * along).T @ along if covariance else (weight * along * along).sum(0)
     if estimator.keep is not None:  # groups that are not kept are drawn again
         for share in kept:
             check_kept(share)

@@ -15,6 +15,7 @@ import numpy as np
 from tpg.errors import EstimatorError
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers_of, scale_of
+from tpg.moments.anchored import paths_of
 from tpg.moments.coupling import Coupling, check_size, couple, couple_leave_one_out
 from tpg.moments.paths import Paths, settings_of
 from tpg.moments.result import Moments
@@ -40,7 +41,9 @@ def collapse(
         factor = problem.field.scalar(scale(group_size))
         couplings = [couple_leave_one_out(factor, group_size, mass[2], problem.field) for mass in classes.mass]
     else:
-        classes = Sweep(problem, estimator, group_size) if sweep else Paths(problem, estimator, group_size)
+        classes = (
+            Sweep(problem, estimator, group_size) if sweep else paths_of(problem, estimator, group_size, covariance)
+        )
         for mass in classes.mass:  # refuse before the work, not after it
             check_size(int(np.count_nonzero(mass)), group_size)
         couplings = [

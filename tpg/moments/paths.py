@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import RESPONSE_LEVEL, peers_of, reads
+from tpg.estimators.parts import RESPONSE_LEVEL, lacking, peers_of, reads
+from tpg.moments import noise
 from tpg.moments.brute import token_scores
 from tpg.moments.coupling import Coupling
 from tpg.numbers import Array, dot
 from tpg.problem.problem import Problem
-from tpg.rollouts import PER_PROMPT, per_prompt, responses
+from tpg.rollouts import PER_PROMPT, Rollouts, per_prompt, responses
 
 
 def class_fields(estimator: Estimator) -> list[str]:
@@ -35,16 +37,46 @@ class Paths:
     """The classes of all responses, with every response held as a path.  Memory: responses × tokens."""
 
     def __init__(self, problem: Problem, estimator: Estimator, group_size: int) -> None:
-        self.problem = problem
+        self.problem, self.estimator, self.group_size = problem, estimator, group_size
         self.singles = responses(problem, estimator.given)
-        alone = self.singles.group(np.arange(len(self.singles.node))[:, None], estimator.needs, group_size)
-        own = [np.broadcast_to(term.own(alone)[:, 0], self.singles.mask.shape) for term in estimator.terms]
-        self.weight = np.where(self.singles.mask, np.stack(own), problem.field.scalar(0))  # [F, R, T]
+        self.weight = self._weight(self._alone()).transpose(1, 0, 2)  # [F, R, T]
         self._classify(class_fields(estimator))
+
+    def _alone(self) -> Rollouts:
+        """Every response as a group of its own."""
+        return self.singles.group(np.arange(len(self.singles.node))[:, None], self.estimator.needs, self.group_size)
+
+    def _weight(self, alone: Rollouts) -> Array:
+        """Own factors of the credits [R, F, T], one per term."""
+        assert alone.mask is not None
+        own = [np.broadcast_to(term.own(alone), alone.mask.shape)[:, 0] for term in self.estimator.terms]
+        return np.where(alone.mask, np.stack(own, axis=1), self.problem.field.scalar(0))
+
+    def slopes(self) -> Iterator[noise.Slope]:
+        """The same per unit of each continuation value."""
+        yield from noise.slopes(self.estimator.name, self._weight, self._alone(), noise.fields_of(self.estimator))
+
+    def uses(self) -> Array:
+        """[R, T+1] how many continuation values each response reads at each position."""
+        out = np.zeros((len(self.singles.node), self.problem.horizon + 1), dtype=int)
+        for found in self.slopes():
+            out[:, found.place[1]] += (found.slope != 0).any((1, 2))
+        return out
+
+    def _noisy(self) -> Iterator[tuple[Array, Any]]:
+        """Own factors [F, R, T], and those of the noise of each continuation value with its variance [R]."""
+        yield self.weight, 1
+        if self.estimator.continuations is not None:
+            spread = noise.spread_of(self.singles, self.estimator)
+            for found in self.slopes():
+                yield found.slope.transpose(1, 0, 2), spread[:, found.place[1]]
 
     def _classify(self, names: list[str]) -> None:
         """``code`` [R] numbers the classes of each prompt from 0; ``fields`` [P, K] what peers see of them."""
         prompt, columns = self.singles.prompt, {name: getattr(self.singles, name) for name in names}
+        for name, column in columns.items():
+            if column is None:
+                raise lacking(self.estimator.name, name)
         digits = [np.unique(self.problem.field.key(c), return_inverse=True)[1].ravel() for c in columns.values()]
         _, first, group = np.unique(np.stack([prompt, *digits]), axis=1, return_index=True, return_inverse=True)
         owner = prompt[first]  # classes come sorted by prompt
@@ -67,22 +99,29 @@ class Paths:
     @cached_property
     def square(self) -> Array:
         """n = E[⟨U_f, U_g⟩; class k] [P, F, F, K]."""
-        problem, singles, terms = self.problem, self.singles, range(len(self.weight))
-        if problem.features is not None:
-            products = [[dot(self._own[f], self._own[g]) for g in terms] for f in terms]
-        else:
-            norm2 = 1 - 2 * problem.probs + dot(problem.probs, problem.probs)[:, None]  # ‖e_b − π‖²
-            along = np.where(singles.mask, norm2[singles.node, singles.token], problem.field.scalar(0))
-            weight = self.weight  # scores of different prefixes are orthogonal
-            products = [[dot(weight[f] * weight[g], along) for g in terms] for f in terms]
-        tallies = [[self._tally(singles.probability * products[f][g]) for g in terms] for f in terms]
-        return np.array(tallies, dtype=self.weight.dtype).transpose(2, 0, 1, 3)
+        singles, terms = self.singles, range(len(self.weight))
+        out = self.problem.field.zeros((self.problem.prompts, len(terms), len(terms), self.classes))
+        for weight, variance in self._noisy():
+            both = self._vectors(weight) if self.problem.features is not None else None
+            for f, g in itertools.product(terms, terms):
+                product = dot(weight[f] * weight[g], self._norm2) if both is None else dot(both[f], both[g])
+                out[:, f, g] += self._tally(singles.probability * variance * product)
+        return out
 
     @cached_property
-    def _own(self) -> Array:
-        """U [F, R, D] of every response."""
-        scores = token_scores(self.singles)
-        return np.stack([(weight[:, :, None] * scores).sum(1) for weight in self.weight])
+    def _norm2(self) -> Array:
+        """‖S_t‖² [R, T] of tabular scores, those of different prefixes orthogonal: ‖e_b − π‖²."""
+        probs, singles = self.problem.probs, self.singles
+        norm2 = 1 - 2 * probs + dot(probs, probs)[:, None]
+        return np.where(singles.mask, norm2[singles.node, singles.token], self.problem.field.scalar(0))
+
+    @cached_property
+    def _scores(self) -> Array:
+        return token_scores(self.singles)
+
+    def _vectors(self, weight: Array) -> Array:
+        """Σ_t w_t S_t [F, R, D] of every response: U for ``weight`` itself."""
+        return np.stack([(own[:, :, None] * self._scores).sum(1) for own in weight])
 
     @cached_property
     def _parts(self) -> Array:
@@ -116,15 +155,17 @@ class Paths:
         """[D, D] covariance of Σ_x weight(x) ĝ_x."""
         size, weights, terms = self.problem.parameters, self.problem.weights, range(len(self.weight))
         out = self.problem.field.zeros((size, size))
+        noisy = [(self._vectors(weight), variance) for weight, variance in self._noisy()]
         for prompt, c in enumerate(couplings):
             mine = self.singles.prompt == prompt
-            own, chance, code = self._own[:, mine], self.singles.probability[mine], self.code[mine]
+            chance, code = self.singles.probability[mine], self.code[mine]
             parts = self.problem.field.zeros((len(self.weight), self.classes, size))
             for f in terms:
-                np.add.at(parts[f], code, chance[:, None] * own[f])
+                np.add.at(parts[f], code, chance[:, None] * noisy[0][0][f, mine])
             flat = parts.reshape(-1, size)
             each = flat.T @ c.spread @ flat
-            for f, g in itertools.product(terms, terms):
-                each = each + (own[f] * (c.square[f, g][code] * chance)[:, None]).T @ own[g]
+            for (vectors, variance), f, g in itertools.product(noisy, terms, terms):
+                heavy = c.square[f, g][code] * (self.singles.probability * variance)[mine]
+                each = each + (vectors[f, mine] * heavy[:, None]).T @ vectors[g, mine]
             out = out + weights[prompt] ** 2 * each
         return out

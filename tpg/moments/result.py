@@ -20,6 +20,7 @@ class Moments:
     - ``mean``: E ĝ_x of each prompt, laid out as ``Problem.pull`` does ([N, V] tabular, [P, d] shared).
     - ``variance`` [P]: total variance of each ĝ_x, the trace of its covariance, in reward².
     - ``covariance`` [D, D] of ĝ, on request.
+    - ``between`` [P, P]: traces of Cov(ĝ_x, ĝ_y) where credits couple the groups of a batch (diagonal: ``variance``).
     """
 
     problem: Problem
@@ -27,10 +28,13 @@ class Moments:
     mean: Array
     variance: Array
     covariance: Array | None = None
+    between: Array | None = None
 
     @property
     def total_variance(self) -> Any:
-        """Trace of Cov ĝ = Σ_x weight(x)² Var ĝ_x: groups of different prompts are independent."""
+        """Trace of Cov ĝ = Σ_x weight(x)² Var ĝ_x: groups of different prompts are independent, but for a batch row."""
+        if self.between is not None:
+            return self.problem.weights @ self.between @ self.problem.weights
         return (self.problem.weights**2 * self.variance).sum()
 
 
