@@ -24,9 +24,10 @@ CAPTION = (
     "ascent along E ĝ.  Every estimator gets the rate that gives it the same expected first-order gain η|g|² at the "
     "start (rate = η/scale), η = 4 (dark) or 32 (light); corners: runs that end more than 0.1 below the best.  At the "
     "gentle rate direction decides: GRPO and DAPO learn more slowly than leave-one-out on three-valued and faster on "
-    "delayed-credit.  At the bold rate noise decides: REINFORCE without a baseline gets stuck on both problems, GRPO "
-    "and DAPO on three-valued, token-level advantages (exact M_t − M_{t−1}, or GAE with a critic of the position alone) "
-    "on neither.  rloo and dr_grpo differ by chance alone: at these rates their updates are the same."
+    "delayed-credit.  At the bold rate noise decides: GRPO and DAPO get stuck on three-valued, REINFORCE without a "
+    "baseline on both problems (on delayed-credit at the gentle rate too), token-level advantages (exact M_t − M_{t−1} "
+    "or GAE with a critic of the position alone) on neither.  rloo and dr_grpo differ by chance alone: at these rates "
+    "their updates are the same."
 )
 ROWS = {row.name: row for row in core.ROWS}
 SHOWN = ("reinforce", "rloo", "dr_grpo", "grpo", "dapo", "exact_advantage", "gae_position_critic")
@@ -108,5 +109,6 @@ def _panel(axes: Axes, x: list[int], curves: list[dict[str, Any]]) -> None:
         axes.plot(x, middle, "-", color=line, lw=1.2)
         axes.plot(x, curve["flow"], ":", color="black", lw=0.8)
     axes.tick_params(labelsize=6)
+    axes.tick_params(axis="y", which="minor", left=False)
     axes.set_xticks([0, x[-1] // 2, x[-1]])
     axes.set_xlim(0, x[-1])

@@ -109,7 +109,7 @@ def draw(data: dict[str, Any]) -> Figure:
     left.set(xlim=(0, 1), ylim=(0, 1), xlabel="success probability p of the prompt")
     left.set_ylabel("probability of a silent group")
     left.legend(frameon=False, loc="upper center", ncols=1)
-    looks = (("-", DARK, (0.012, 1.0)), ("--", DARK, (0.012, 0.035)), ("-.", MIDDLE, (0.06, 0.006)))
+    looks = (("-", DARK, (0.012, 1.0)), ("--", DARK, (0.011, 0.09)), ("-.", MIDDLE, (0.06, 0.006)))
     for curve, (style, shade, place) in zip(data["shares"], looks, strict=True):
         right.plot(data["hard"], curve["share"], style, color=shade)
         right.plot(data["hard_marked"], curve["engine"], "o", color=shade, ms=3)

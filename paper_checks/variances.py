@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from paper_checks.common import row
+from tpg.claims import Finding
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import Part
 from tpg.moments import brute_force
 from tpg.numbers import Array, dot
 from tpg.problem.problem import Problem
 from tpg.problem.zoo import residues
-from tpg.rollouts import Critic, Responses, responses
+from tpg.rollouts import Responses, responses
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,11 @@ class Walks:
         return np.add.accumulate(self.score, axis=1)
 
     @cached_property
+    def earlier(self) -> Array:
+        """[R, T, D] Z_{t−1}."""
+        return self.upto - self.score
+
+    @cached_property
     def whole(self) -> Array:
         """[R, D] Z."""
         return self.score.sum(1)
@@ -62,71 +68,70 @@ class Walks:
         return dot(self.whole, self.whole)
 
     @cached_property
-    def after(self) -> Array:
-        """[R, T] M_t = E[RM | W_{0,t}]; 0 after the end."""
-        zero = self.problem.field.scalar(0)
-        return np.where(self.paths.mask, self.problem.values[0][self.paths.node, self.paths.token], zero)
+    def reward(self) -> Array:
+        """[R, 1] RM(W), to stand beside tokens."""
+        return self.paths.reward[:, None]
 
     @cached_property
-    def before(self) -> Array:
-        """[R, T] M_{t−1} = V(s_t); 0 after the end."""
-        return self.of(self.problem.values[1])
-
-    @property
     def step(self) -> Array:
-        """[R, T] D_t = M_t − M_{t−1}."""
-        return self.after - self.before
+        """[R, T] D_t = M_t − M_{t−1}, 0 after the end."""
+        after, before = self.problem.values
+        return self.along(after - before[:, None])
 
     @cached_property
     def slope(self) -> Array:
-        """[R, T, D] g(s_t) = E[RM S_t | s_t]; 0 after the end."""
-        problem = self.problem
-        mine = self.sum_at((self.paths.reward[:, None] * self.paths.mask)[:, :, None] * self.score)
-        here = mine / problem.reach[:, None]
-        return np.where(self.paths.mask[:, :, None], here[self.paths.node], problem.field.scalar(0))
+        """[N, D] g(s) = E[RM S | s]."""
+        return self.at_prefix(self.reward[:, :, None] * self.score) / self.problem.reach[:, None]
 
-    def of(self, table: Array) -> Array:
-        """[R, T] a number per prefix, read along the responses; 0 after the end."""
-        return np.where(self.paths.mask, table[self.paths.node], self.problem.field.scalar(0))
+    def along(self, table: Array) -> Array:
+        """[R, T, …] a number per prefix [N], or per token [N, V], read along the responses; 0 after the end."""
+        paths = self.paths
+        read = table[paths.node] if table.ndim == 1 else table[paths.node, paths.token]
+        return np.where(paths.mask, read, self.problem.field.scalar(0))
 
-    def sum_at(self, value: Array) -> Array:
-        """[N, …] Σ_W P(W) value(W, t) over the responses that pass each prefix s = s_t."""
+    def at_prefix(self, value: Array) -> Array:
+        """[N, …] E[value_t; s_t = s] for numbers [R, T, …] along the responses."""
         rows, t = np.nonzero(self.paths.mask)
         out = self.problem.field.zeros((self.problem.tree.nodes, *value.shape[2:]))
-        chance = self.paths.probability.reshape(-1, *[1] * (value.ndim - 1))
-        np.add.at(out, self.paths.node[rows, t], np.broadcast_to(chance * value, value.shape)[rows, t])
+        np.add.at(out, self.paths.node[rows, t], self._likely(value)[rows, t])
         return out
 
     def mean(self, value: Array) -> Array:
-        """[P, …] E[value] of each prompt, for a number per response [R, …]."""
+        """[P, …] E[value] of each prompt, for numbers [R, …] of whole responses."""
         out = self.problem.field.zeros((self.problem.prompts, *value.shape[1:]))
-        np.add.at(out, self.paths.prompt, self.paths.probability.reshape(-1, *[1] * (value.ndim - 1)) * value)
+        np.add.at(out, self.paths.prompt, self._likely(value))
         return out
 
+    def _likely(self, value: Array) -> Array:
+        return self.paths.probability.reshape(-1, *[1] * (value.ndim - 1)) * value
+
     def price(self, table: Array, best: Array) -> Array:
-        """[P] Σ_t E[(b_t − b*_t)² ‖S_t‖²] of a table of baselines against the best one."""
-        return self.mean((self.of((table - best) ** 2) * self.norm2).sum(1))
+        """[P] Σ_t E[(b_t − b*_t)² ‖S_t‖²] of baselines [N] against the best ones."""
+        return self.mean((self.along((table - best) ** 2) * self.norm2).sum(1))
 
+    @cached_property
     def joint_optimum(self) -> Array:
-        """[N] b*(s) = E[RM S_t·Z | s] / E[‖S_t‖² | s]; M(s) where no score is ever positive and any number will do."""
-        along = dot(self.score, self.whole[:, None])
-        return self.quotient(self.sum_at(self.paths.reward[:, None] * along), self.sum_at(self.norm2))
+        """[N] b*(s) = E[RM S_t·Z | s] / E[‖S_t‖² | s]."""
+        shared = dot(self.score, self.whole[:, None])
+        return self.quotient(self.at_prefix(self.reward * shared), self.at_prefix(self.norm2))
 
+    @cached_property
     def token_optimum(self) -> Array:
         """[N] E[RM ‖S_t‖² | s] / E[‖S_t‖² | s], each token on its own."""
-        return self.quotient(self.sum_at(self.paths.reward[:, None] * self.norm2), self.sum_at(self.norm2))
+        return self.quotient(self.at_prefix(self.reward * self.norm2), self.at_prefix(self.norm2))
 
+    @cached_property
     def global_optimum(self) -> Array:
-        """[P] E[RM ‖Z‖²] / E‖Z‖², the best single number of each prompt."""
+        """[P] b_g = E[RM ‖Z‖²] / E‖Z‖², the best single number of each prompt."""
         return self.quotient(self.mean(self.paths.reward * self.whole_norm2), self.mean(self.whole_norm2))
 
     def quotient(self, top: Array, bottom: Array) -> Array:
-        """``top`` / ``bottom``, M(s) where ``bottom`` is 0."""
+        """``top`` / ``bottom``; where no score is ever positive, ``bottom`` = 0, any number will do: M(s)."""
         return np.divide(top, bottom, out=self.problem.values[1][: len(top)].copy(), where=bottom != 0)
 
-    def spread(self, table: Array) -> Array:
-        """[N] a number per prompt at every prefix of it."""
-        return table[self.problem.tree.prompt]
+    def everywhere(self, number: Array) -> Array:
+        """[N] a number per prompt [P] at every prefix of it."""
+        return number[self.problem.tree.prompt]
 
 
 def variance(problem: Problem, estimator: Estimator, group_size: int = 1) -> Array:
@@ -139,17 +144,33 @@ def return_less(reward: Array, value: Array) -> Array:
     return reward[..., None] - value[..., :-1]
 
 
-def with_table(table: Array, advantage: Part = return_less) -> Estimator:
-    """The row with ``table`` [N] as its baseline."""
-
-    def given(problem: Problem) -> Array:
-        return table
-
-    critic: Critic = given
-    return row(advantage, critic)
+def with_table(table: Array) -> Estimator:
+    """RM less the baselines ``table`` [N]."""
+    return row(return_less, lambda problem: table)
 
 
 def arbitrary(problem: Problem, shape: tuple[int, ...]) -> Array:
-    """Numbers drawn from what defines the problem, so that every point of GF(p) brings its own."""
-    seed: Any = int(problem.digest[:15], 16)
-    return residues(np.random.Generator(np.random.Philox(seed)), shape, problem.field)
+    """Numbers drawn from all that defines the problem, so that every point of GF(p) brings its own."""
+    return residues(np.random.Generator(np.random.Philox(int(problem.digest[:15], 16))), shape, problem.field)
+
+
+def paying(problem: Problem, reward: Array) -> Problem:
+    """The same policy paid ``reward`` [N, V] where responses end and nothing before, γ = 1."""
+    paid = np.where(problem.tree.inner, problem.field.scalar(0), reward)
+    return replace(problem, rewards=paid, discount=problem.field.scalar(1))
+
+
+def one_right_response(problem: Problem) -> list[Problem]:
+    """The same policy on every task with exactly one right response: reward 1 for it, 0 for all others."""
+    out = []
+    for node, token in np.argwhere(problem.ends):
+        reward = problem.field.zeros(problem.probs.shape)
+        reward[node, token] = problem.field.scalar(1)
+        out.append(paying(problem, reward))
+    return out
+
+
+def never_below(what: str, values: Sequence[Any]) -> Finding:
+    """No number of an ordered field is negative."""
+    off = [value for value in values if value < 0]
+    return Finding(what, not off, f"{len(off)} of {len(values)} negative" + (f": {off[0]}" if off else ""), len(values))

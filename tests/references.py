@@ -413,7 +413,8 @@ def disagreements(problem: Any, moments: Any, row: str, group_size: int) -> set[
         )
         given = moments.mean[x] if twin.feature is not None else moments.mean[problem.tree.prompt == x].ravel()
         expected = [mean.get(p, 0) for p in own]
-        size = float(sum(m * m for m in expected) + variance)
+        largest = max(abs(total(twin, w)) for w in responses(twin, x))  # floats may cancel terms of this size
+        size = float(sum(m * m for m in expected) + variance) + float(largest) ** 2
         if off(given, expected, math.sqrt(size)):
             out.add("mean")
         if off([moments.variance[x]], [variance], size):

@@ -24,7 +24,7 @@ from tpg.estimators import expectations, table
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-COMMANDS = ["verify", "audit", "compare", "figures", "list", "doctor"]
+COMMANDS = ["verify", "audit", "compare", "figures", "report", "list", "doctor"]
 HEAVY = {"numpy", "scipy", "flint", "torch", "matplotlib", "rich", "tpg.audit", "tpg.claims"}
 
 

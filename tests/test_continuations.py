@@ -284,18 +284,16 @@ def test_what_interpolation_adds_to_the_anchors_has_mean_zero(problem: Problem) 
     assert (result.mean == 0).all()
 
 
-@given(problems(SMALL, shared=False, off_policy=None))
+@given(problems(SMALL, shared=False))
 def test_interpolation_only_adds_variance_where_scores_are_orthogonal(problem: Problem) -> None:
-    # Tabular: what interpolated tokens hold comes on top.  The mean is the same on-policy.
+    # Tabular: what interpolated tokens hold comes on top of the anchors, at the same mean.
     alone, whole = (collapse(problem, ESTIMATORS[name], 2) for name in ("trepo_anchors", "trepo_adv_interp"))
-    rise = problem.inner(whole.mean, whole.mean) - problem.inner(alone.mean, alone.mean)
-    assert all(w - a + 2 * r >= 0 for w, a, r in zip(whole.variance, alone.variance, rise, strict=True))
-    if problem.on_policy:
-        assert all(w >= a for w, a in zip(whole.variance, alone.variance, strict=True))
+    assert (whole.mean == alone.mean).all()
+    assert all(w >= a for w, a in zip(whole.variance, alone.variance, strict=True))
 
 
 def test_with_shared_parameters_neither_order_of_variances_holds() -> None:
-    # One parameter, V = 2.  Interpolated tokens may cancel what their neighbours add; blocks may be noisier than both of
+    # One parameter, V = 2.  Interpolated tokens may cancel what their neighbours add; blocks may be noisier than both
     # their limits, REINFORCE with V(s_0) and the exact advantage, or less noisy than both.
     def variance(seed: int, horizon: int, name: str) -> Fraction:
         problem = zoo.random(seed, vocab=2, horizon=horizon, prompts=1, shared=1)

@@ -158,6 +158,19 @@ def figures(
     raise typer.Exit(figures(names or [], smoke, check, folder, out, target))
 
 
+@app.command()
+def report(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where index.html goes.")] = "report",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller shapes.")] = False,
+    json: Json = None,
+) -> None:
+    """Write the ledger of claims, figures and estimators as one HTML page."""
+    target = destination(json)
+    from tpg.cli.report import report
+
+    raise typer.Exit(report(out, quick, target))
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

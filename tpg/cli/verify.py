@@ -31,11 +31,16 @@ Done = Callable[[Outcome], None]
 def verify(labels: Sequence[str], quick: bool, target: Destination) -> int:
     """Run the claims named, or all; return the exit code."""
     started, claims = time.perf_counter(), registry.choose(labels)
-    with _progress(len(claims)) as (tick, done):
-        outcomes = settle(list(_run(claims, quick, tick, done)))
+    outcomes = outcomes_of(claims, quick)
     target.write([dataclasses.asdict(outcome) for outcome in outcomes])
     render.show(target.prose, *report(outcomes, quick, time.perf_counter() - started))
     return render.exit_code(outcome.status for outcome in outcomes)
+
+
+def outcomes_of(claims: Sequence[Claim], quick: bool) -> list[Outcome]:
+    """Run ``claims`` and say how far it is."""
+    with _progress(len(claims)) as (tick, done):
+        return settle(list(_run(claims, quick, tick, done)))
 
 
 def _run(claims: Sequence[Claim], quick: bool, tick: Progress, done: Done) -> Iterator[Outcome]:

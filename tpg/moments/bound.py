@@ -14,6 +14,8 @@ from tpg.moments.paths import Paths, settings_of
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
 
+BLOCK = 1 << 18  # numbers per block
+
 
 def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along: Array) -> float:
     """max |⟨ĝ, v⟩| ≤ Σ_x weight(x) · G · max |coupled credit| · max_W |Σ_t w_t ⟨S_t, v⟩|.
@@ -39,41 +41,51 @@ def credit_bound(problem: Problem, estimator: Estimator, group_size: int, along:
 
 
 def _shadows(paths: Paths, along: Array) -> Array:
-    """[F, R] the largest |Σ_t w_t ⟨S_t, v⟩| of each response, whatever its anchors and continuations."""
+    """[F, R] the largest |Σ_t w_t ⟨S_t, v⟩| of each response, whatever its anchors and continuations.
+
+    Σ_t w_t ⟨S_t, v⟩ = c + Σ_u a_u U_u, each U_u in an interval of its own: |c + Σ_u a_u middle_u| + Σ_u |a_u| half_u.
+    """
     singles = paths.singles
     shade = np.where(singles.mask, along[singles.node, singles.token], 0)  # ⟨S_t, v⟩ [R, T]
-    room = _room(paths)
+    shift, half = _room(paths)
     if isinstance(paths, Anchored):
-        out = np.zeros((1, len(shade)))
-        for rows, values, law in paths.by_length():
-            for pattern, weights in enumerate(law.both):
-                steps = (shade[rows] @ a[pattern] for a in law.fields.values())  # [r, T+1] per unit of each value
-                moved = sum((_moved(step, room[:, rows]).sum(2) for step in steps), np.zeros((2, len(rows))))
-                here = ((values @ weights.T) * shade[rows]).sum(1)
-                out[0, rows] = np.maximum(out[0, rows], np.abs(here + moved).max(0))
-        return out
-    whole = (paths.weight * shade).sum(2)
-    moved = np.zeros((2, *whole.shape))
+        return _over_patterns(paths, shade, shift, half)
+    centre = (paths.weight * shade).sum(2)
+    spread = np.zeros(centre.shape)
     for found in paths.slopes() if paths.estimator.continuations is not None else ():
-        step = (found.slope * shade[:, None]).sum(2).T
-        moved += _moved(step, room[:, :, found.place[1]])
-    return np.abs(whole + moved).max(0)
+        slope = (found.slope * shade[:, None]).sum(2).T
+        centre = centre + slope * shift[:, found.place[1]]
+        spread = spread + np.abs(slope) * half[:, found.place[1]]
+    return np.asarray(np.abs(centre) + spread)
 
 
-def _moved(step: Array, room: Array) -> Array:
-    """The least and the most that values between M + ``room``[0] and M + ``room``[1] add at a slope of ``step``."""
-    both = step * room.reshape(2, *[1] * (step.ndim - room.ndim + 1), *room.shape[1:])
-    return np.stack([both.min(0), both.max(0)])
-
-
-def _room(paths: Paths) -> Array:
-    """[2, R, T+1] how far continuations can fall below M_t and rise above it; 0 where they are exact."""
-    problem, singles = paths.problem, paths.singles
-    out = np.zeros((2, len(singles.node), problem.horizon + 1))
-    if paths.estimator.continuations is not None:
-        for mine, best in zip(out, (np.min, np.max), strict=True):
-            mine[:, :-1] = np.where(singles.mask, (_extreme(problem, best) - problem.values[1])[singles.node], 0)
+def _over_patterns(paths: Anchored, shade: Array, shift: Array, half: Array) -> Array:
+    """The same [1, R] over every pattern of anchors, some rows at a time."""
+    out = np.zeros((1, len(shade)))
+    for rows, values, law in paths.by_length():
+        middle, step = values[:, :-1] + shift[rows], max(1, BLOCK // law.both[:, 0].size)
+        for i in range(0, len(rows), step):
+            here, piece = rows[i : i + step], slice(i, i + step)
+            size = np.tensordot(shade[here], law.both[:, :, -1], (1, 1))  # [r, n] what no value enters
+            spread = np.zeros(size.shape)
+            for weights in law.fields.values():
+                slope = np.tensordot(shade[here], weights, (1, 1))  # [r, n, T+1]
+                size = size + (slope @ middle[piece, :, None])[..., 0]
+                spread = spread + (np.abs(slope) @ half[here, :, None])[..., 0]
+            out[0, here] = (np.abs(size) + spread).max(1)
     return out
+
+
+def _room(paths: Paths) -> tuple[Array, Array]:
+    """What continuations can give: middle − M_t and half the width of their range [R, T+1]; 0 where they are exact."""
+    problem, singles = paths.problem, paths.singles
+    shift = np.zeros((len(singles.node), problem.horizon + 1))
+    half = shift.copy()
+    if paths.estimator.continuations is not None:
+        low, high = (_extreme(problem, best) for best in (np.min, np.max))
+        shift[:, :-1] = np.where(singles.mask, ((low + high) / 2 - problem.values[1])[singles.node], 0)
+        half[:, :-1] = np.where(singles.mask, ((high - low) / 2)[singles.node], 0)
+    return shift, half
 
 
 def _extreme(problem: Problem, best: Callable[..., Array]) -> Array:

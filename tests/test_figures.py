@@ -1,0 +1,283 @@
+"""Figures: every file computes and draws, what is committed is whole and says what its caption says, refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tpg.cli.main import main
+from tpg.errors import TpgError
+from tpg.figures import run, style
+
+FOLDER = Path(__file__).resolve().parents[1] / "figures"
+SOURCES = list(run.sources(FOLDER))
+MODEL = FOLDER / "gamma_weights.py"
+LABEL = re.compile(r"(lem|thm|prop|alg|claim):[\w-]+")
+SMALL_PICTURE, SMALL_DATA = 300_000, 100_000  # bytes
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def tpg_figures(capsys: pytest.CaptureFixture[str]) -> Call:
+    """``tpg_figures("--check")`` → exit code, standard output, standard error."""
+
+    def call(*args: str) -> tuple[int, str, str]:
+        code = main(["figures", *args])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A folder of one figure file."""
+    shutil.copy(MODEL, tmp_path)
+    return tmp_path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix in (*run.ENDINGS, ".py")}
+
+
+# Every figure file
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_figure_computes_and_draws(source: Path, tmp_path: Path) -> None:
+    # Wrong: numbers that are no JSON, a draw that needs more than the file holds, letters that the font lacks.
+    module = run.load(source)
+    data = json.loads(json.dumps(run.rounded(module.compute(True)), allow_nan=False))
+    style.save(module.draw(data), tmp_path / "drawn.png")
+    assert LABEL.fullmatch(module.CLAIM)
+    assert module.CAPTION.endswith(".")
+    assert (tmp_path / "drawn.png").stat().st_size < SMALL_PICTURE
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_data_and_pictures_of_every_figure_are_committed(source: Path) -> None:
+    data, png, pdf = (source.with_suffix(ending) for ending in run.ENDINGS)
+    assert json.loads(data.read_text(encoding="utf-8"))
+    assert data.stat().st_size < SMALL_DATA
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert png.stat().st_size < SMALL_PICTURE
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def committed(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# What the captions say, in the committed data
+
+
+def test_group_mean_falls_short_by_one_in_g_and_turns_nothing() -> None:
+    data = committed("bias_variance_by_group")
+    curves, sizes = data["curves"], np.array(data["curves"]["rloo"]["size"])
+    assert sizes.tolist() == [2, 4, 8, 16, 32, 64, 128, 256, 512]
+    for name in ("reinforce", "reinforce_baseline", "remax", "rloo"):
+        assert not any(curves[name]["relative_bias"])
+    np.testing.assert_allclose(curves["group_mean"]["relative_bias"], 1 / sizes, rtol=1e-9)
+    np.testing.assert_allclose(curves["dr_grpo"]["relative_bias"], 1 - (1 - 1 / sizes) / 3, rtol=1e-9)
+    for name in set(curves) - {"grpo", "dapo"}:
+        assert not any(curves[name]["direction_bias"])
+    for name in ("group_mean", "dr_grpo"):
+        assert curves[name]["noise"] == curves["rloo"]["noise"]
+    for name in ("grpo", "dapo"):
+        counted = len(curves[name]["size"])
+        assert min(curves[name]["direction_bias"]) > 0.05
+        assert data["limits"][name]["direction_bias"] > 0.05
+        assert (np.array(curves[name]["noise"]) < curves["rloo"]["noise"][:counted]).all()
+    assert curves["dapo"]["size"][-1] == 32
+    assert curves["grpo"]["direction_bias"][-1] == pytest.approx(data["limits"]["grpo"]["direction_bias"], rel=0.01)
+
+
+def test_sigma_is_a_constant_rate_up_to_three_responses_and_no_longer() -> None:
+    data = committed("sigma_learning_rate")
+    assert [curve["size"] for curve in data["curves"]] == [2, 3, 4, 8, 16, 64]
+    for curve in data["curves"]:
+        rates = np.array(curve["lines"]["rate"])
+        assert rates.min() >= 1
+        if curve["size"] <= 3:
+            np.testing.assert_allclose(rates, np.sqrt(curve["size"] - 1), rtol=1e-9)
+            assert not any(curve["lines"]["turn"] + curve["marks"]["turn"])
+        else:
+            middle = len(rates) // 2
+            assert (np.diff(rates[: middle + 1]) < 0).all()
+            assert (np.diff(rates[middle:]) > 0).all()
+            assert min(curve["marks"]["turn"]) > 0
+
+
+def test_a_third_reward_value_turns_and_bends_the_field() -> None:
+    data = committed("sigma_turns")
+    for curve in data["curves"]:
+        assert not any(curve["ends"]["turn"] + curve["ends"]["curl"])
+        if curve["row"] == "rloo":
+            assert not any(curve["turn"] + curve["curl"])
+            continue
+        turned = np.array(curve["turn"])
+        assert min(curve["curl"]) > 0.05
+        assert turned[0] > 0.2
+        lowest = int(turned.argmin())  # once down, once up
+        assert (np.diff(turned[: lowest + 1]) < 0).all()
+        assert (np.diff(turned[lowest:]) > 0).all()
+
+
+def test_lengths_turn_and_constants_do_not() -> None:
+    data = committed("length_bias")
+    for panel in data.values():
+        assert not any(panel["1/(G·T)"])
+        np.testing.assert_allclose(panel["closed"], panel["1/|o|"], rtol=0, atol=1e-9)
+    fixed = data["ending"]["x"].index(0)
+    assert data["ending"]["1/|o|"][fixed] == 0
+    assert min(data["ending"]["1/|o|"][fixed + 1 :]) > 0
+    assert min(map(abs, data["correlation"]["x"])) < 0.05
+    assert min(data["correlation"]["1/|o|"]) > 0.1
+    assert np.ptp(data["size"]["1/|o|"]) < 1e-9
+    tokens = np.array(data["size"]["1/Σ|o|"]) * data["size"]["x"]
+    assert tokens.max() / tokens.min() < 1.2  # O(1/G)
+
+
+def test_an_exact_critic_is_unbiased_and_others_have_a_best_lambda() -> None:
+    data = committed("critic_lambda")
+    curves = data["curves"]
+    exact = curves["exact critic"]
+    assert exact == curves["exact critic, paid by token"]
+    assert not any(exact["relative_bias"])
+    assert (np.diff(exact["variance"]) > 0).all()
+    assert curves["position critic"] != curves["position critic, paid by token"]
+    for name in set(curves) - {"exact critic", "exact critic, paid by token"}:
+        bias, error = curves[name]["relative_bias"], curves[name]["mse"]
+        assert min(bias[:-1]) > 0
+        assert bias[-1] == 0
+        assert 0 < int(np.argmin(error)) < len(error) - 1
+
+
+def test_failing_groups_teach_where_many_tokens_must_be_right() -> None:
+    shares = {curve["task"]: curve["engine"] for curve in committed("silent_groups")["shares"]}
+    p = np.array(committed("silent_groups")["hard_marked"])
+    np.testing.assert_allclose(shares["one token decides"], p / (1 - p), rtol=1e-9)
+    np.testing.assert_allclose(shares["any of 4 tokens suffices"], p / (1 - p) / 4, rtol=1e-9)
+    np.testing.assert_allclose(shares["all 4 tokens must be right"], 3 / 4 + p / (1 - p), rtol=1e-9)
+
+
+def test_learning_curves_tell_direction_from_noise() -> None:
+    data = committed("learning_curves")
+    curves = {(c["problem"], c["estimator"], c["pace"]): c for c in data["curves"]}
+    for late in ("grpo", "dapo"):
+        for problem, slower in (("three-valued", True), ("delayed-credit", False)):
+            mine, other = (curves[problem, name, "gentle"] for name in (late, "rloo"))
+            assert (mine["flow"][-1] > other["flow"][-1]) == slower
+            assert (mine["quartiles"][1][-1] > other["quartiles"][1][-1]) == slower
+        assert curves["three-valued", late, "bold"]["stuck"] > 0
+    for problem in ("three-valued", "delayed-credit"):
+        assert curves[problem, "reinforce", "bold"]["stuck"] > 0
+        for name in ("exact_advantage", "gae_position_critic"):
+            assert curves[problem, name, "bold"]["stuck"] == curves[problem, name, "gentle"]["stuck"] == 0
+    assert curves["delayed-credit", "reinforce", "gentle"]["stuck"] > 0
+
+
+def test_sampled_means_and_variances_stay_inside_the_exact_bands() -> None:
+    for panel in committed("monte_carlo_bands")["panels"]:
+        unbiased = panel["estimator"] in ("reinforce", "rloo", "exact_advantage")
+        assert (abs(panel["mean"]["exact"] - 1) < 1e-9) == unbiased
+        for band in (panel["mean"], panel["variance"]):
+            runs = np.array(band["runs"])
+            assert band["inside"] > 0.95
+            assert (np.abs(runs[:, -1] - band["exact"]) <= band["high"][-1] - band["exact"]).all()
+
+
+# The command
+
+
+def test_what_is_committed_is_what_is_made(tpg_figures: Call) -> None:
+    code, out, _ = tpg_figures("--check", MODEL.stem, "--folder", str(FOLDER))
+    assert code == 0
+    assert "as committed" in " ".join(out.split())
+
+
+def test_changed_data_are_found_and_named(tpg_figures: Call, copied: Path) -> None:
+    place = ("--folder", str(copied))
+    assert tpg_figures(MODEL.stem, *place)[0] == 0
+    assert tpg_figures("--check", *place)[0] == 0
+    data = copied / f"{MODEL.stem}.json"
+    text = data.read_text(encoding="utf-8")
+    data.write_text(text.replace("0.95", "0.96"), encoding="utf-8")
+    before = {path: path.read_bytes() for path in copied.glob("*.*")}
+    code, out, _ = tpg_figures("--check", *place)
+    assert code == 1
+    assert f"differs: {data.name}" in " ".join(out.split())
+    assert {path: path.read_bytes() for path in copied.glob("*.*")} == before
+    code, out, _ = tpg_figures("--check", *place, "--json", "-")
+    assert code == 1
+    assert [made["differs"] for made in json.loads(out)] == [[data.name]]
+
+
+def test_missing_files_differ(tpg_figures: Call, copied: Path) -> None:
+    code, out, _ = tpg_figures("--check", "--folder", str(copied), "--json", "-")
+    (made,) = json.loads(out)
+    assert code == 1
+    assert made["differs"] == [f"{MODEL.stem}{ending}" for ending in run.ENDINGS]
+
+
+def test_smoke_writes_nothing_beside_the_sources(tpg_figures: Call, copied: Path, tmp_path: Path) -> None:
+    assert tpg_figures("--smoke", "--folder", str(copied))[0] == 0
+    assert names(copied) == {MODEL.name}
+    aside = tmp_path / "aside"
+    assert tpg_figures("--smoke", "--folder", str(copied), "--out", str(aside))[0] == 0
+    assert names(aside) == {f"{MODEL.stem}{ending}" for ending in run.ENDINGS}
+    assert names(copied) == {MODEL.name}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("gamma_weight", "--folder", str(FOLDER)), "unknown figure 'gamma_weight': did you mean gamma_weights"),
+        (("--smoke", "--check"), "give one of --smoke and --check"),
+        (("--folder", "no/such/folder"), "no figure files in no/such/folder: run it in a checkout, or give --folder"),
+    ],
+)
+def test_bad_input_is_one_line(args: tuple[str, ...], message: str, tpg_figures: Call) -> None:
+    code, out, err = tpg_figures(*args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+# The room
+
+
+def test_a_figure_without_a_caption_is_refused(copied: Path) -> None:
+    source = copied / MODEL.name
+    source.write_text(source.read_text(encoding="utf-8").replace("CAPTION =", "WORDS ="), encoding="utf-8")
+    with pytest.raises(TpgError, match=r"gamma_weights\.py lacks CAPTION: a figure has CLAIM, CAPTION, compute"):
+        run.make(source, copied)
+    assert names(copied) == {MODEL.name}
+
+
+def test_files_that_begin_with_an_underscore_are_no_figures(copied: Path) -> None:
+    (copied / "_common.py").write_text("", encoding="utf-8")
+    assert [path.name for path in run.sources(copied)] == [MODEL.name]
+
+
+def test_numbers_keep_ten_digits() -> None:
+    third = run.rounded({"a": np.array([1 / 3, 2e300 / 3]), 2: (True, None, "x", 7, np.float32(0.5))})
+    assert third == {"a": [0.3333333333, 6.666666667e299], "2": [True, None, "x", 7, 0.5]}
+    assert run.rounded(0.1 + 0.2) == 0.3
+    assert run.rounded(123456789.012345) == 123456789.0
+    assert run.rounded(np.zeros((2, 1))) == [[0.0], [0.0]]
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    # Wrong: NaN in a .json file, which no other program reads, or half a file in its place.
+    source = tmp_path / "bad.py"
+    lines = ("CLAIM, CAPTION = 'lem:x', 'x.'", "def compute(smoke): return {'x': float('nan')}", "draw = compute")
+    source.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.make(source, tmp_path)
+    assert names(tmp_path) == {source.name}
