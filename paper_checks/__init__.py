@@ -18,5 +18,29 @@ PAPER = (  # in the order of the paper; the rest follows by name
     "prop_reward_class",
     "prop_group_mean",
 )
-OTHERS = sorted(found.name for found in iter_modules(__path__) if "_" in found.name and found.name not in PAPER)
-CLAIMS = [import_module(f"paper_checks.{name}").CLAIM for name in (*PAPER, *OTHERS)]
+KINDS = ("lem_", "thm_", "prop_", "alg_", "claim_")
+OTHERS = sorted(
+    found.name for found in iter_modules(__path__) if found.name.startswith(KINDS) and found.name not in PAPER
+)
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """By name, but what a claim needs before it."""
+    claims = {name: import_module(f"paper_checks.{name}").CLAIM for name in names}
+    home = {claim.label: name for name, claim in claims.items()}
+    done: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for label in claims[name].needs:
+            if label in home and home[label] not in done and home[label] != name:
+                visit(home[label])
+        done[name] = None
+
+    for name in names:
+        if name not in done:
+            visit(name)
+    return list(done)
+
+
+ORDER = _in_order([*PAPER, *OTHERS])
+CLAIMS = [import_module(f"paper_checks.{name}").CLAIM for name in ORDER]

@@ -94,7 +94,7 @@ def relief() -> Problem:
 
 
 def three_arms() -> Problem:
-    """One token, rewards 3/5, 1, 0: ReMax subtracts 3/5; b_g = (21 · 3/5 + 26)/66 = 0.585 is nearer to it than to 0.633."""
+    """One token, rewards 3/5, 1, 0: ReMax subtracts 0.6, nearer to b_g = (21 · 3/5 + 26)/66 = 0.585 than 0.633 is."""
     return make(grow(3, 1, 1), [["1/2", "1/3", "1/6"]], [["3/5", 1, 0]], field=RATIONAL, name="three-arms")
 
 
@@ -106,7 +106,9 @@ def example() -> Sequence[Finding]:
     """
     tabular, easy, arms = relief(), zoo.hard_easy(), three_arms()
     gap = variance(tabular, MEAN) - variance(tabular, ADVANTAGE)
-    behind = {size: moments(tabular, RLOO, size).variance - moments(tabular, ADVANTAGE, size).variance for size in (45, 46)}
+    behind = {
+        size: moments(tabular, RLOO, size).variance - moments(tabular, ADVANTAGE, size).variance for size in (45, 46)
+    }
     plain, exact_one = variance(easy, PLAIN)[1], variance(easy, ADVANTAGE)[1]
     return [
         zero("tabular, two tokens: RM − E RM has 7/200 less variance", gap + RATIONAL.scalar("7/200")),
@@ -125,9 +127,9 @@ def _behind(problem: Problem) -> Array:
 
 CLAIM = Claim(
     label="claim:advantage-beats-the-family",
-    statement="per response Var(RM − b) − Var(M_t − M_{t−1}) is what sampled continuations add (claim:advantage-less-noisy) "
-    "plus Σ_t E[((b − b*_t)² − (V − b*_t)²) ‖S_t‖²], for RLOO plus (Var(RM) E‖Z‖² + ‖g‖²)/(G−1), b = E RM; "
-    "it has either sign, for REINFORCE, ReMax and RLOO, and for tabular policies too",
+    statement="per response Var(RM − b) − Var(M_t − M_{t−1}) is what sampled continuations add (see "
+    "claim:advantage-less-noisy) plus Σ_t E[((b − b*_t)² − (V − b*_t)²) ‖S_t‖²]; for RLOO b = E RM, and "
+    "(Var(RM) E‖Z‖² + ‖g‖²)/(G−1) on top; it has either sign, for REINFORCE, ReMax and RLOO, tabular or not",
     source=f"{PAPER} says at least as good; the amount and its sign are ours",
     hypotheses=("the critic is exact", "on-policy, independent responses", "σ and 1/|o| left out"),
     check=both(exact, unbiased(ADVANTAGE), unbiased(PLAIN)),

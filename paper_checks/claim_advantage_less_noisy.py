@@ -94,8 +94,8 @@ def as_worded(problem: Problem) -> Sequence[Finding]:
 
 
 def and_longer(check: Check) -> Check:
-    """The check, and on responses of three tokens: the terms of two different tokens are empty for two."""
-    return lambda problem: [*check(problem), *check(zoo.shared())]
+    """The check, for shared parameters on three tokens too: with two no token stands both after one and before one."""
+    return lambda problem: [*check(problem), *([] if problem.tabular else check(zoo.shared()))]
 
 
 def conflict() -> Problem:
@@ -123,8 +123,8 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:advantage-less-noisy",
     statement="with V(s_t) as baseline of both, Var_V − Var_A = Σ_u E[D_u² (‖Z_u‖² − ‖S_u‖²)] + 2 Σ_{u<v} "
-    "E[D_u Z_{u−1}·g(s_v)] is what the exact advantage D_t = M_t − M_{t−1} saves on the sampled RM − V(s_t); for tabular "
-    "policies it is Σ_u E[D_u² ‖Z_{u−1}‖²] ≥ 0, with shared parameters it may be negative",
+    "E[D_u Z_{u−1}·g(s_v)] is what the exact advantage D_t = M_t − M_{t−1} saves on the sampled RM − V(s_t); for "
+    "tabular policies it is Σ_u E[D_u² ‖Z_{u−1}‖²] ≥ 0, with shared parameters it may be negative",
     source=f"{PAPER} says less error; the amount and its sign are ours",
     hypotheses=("the critic is exact", "on-policy, independent responses", "per response: G Var ĝ", "error = variance"),
     check=both(exact(), pathwise, squares, unbiased(RETURN), unbiased(ADVANTAGE)),

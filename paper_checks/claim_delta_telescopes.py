@@ -1,4 +1,7 @@
-"""claim:delta-telescopes: Delta's differences sum to the first process reward, and reward-to-go keeps all of them."""
+"""claim:delta-telescopes: Delta's differences sum to the first process reward, and reward-to-go keeps all of them.
+
+Where the last step has no process reward of its own, PR is 0 on whole responses: a special case of any table.
+"""
 
 from __future__ import annotations
 
@@ -80,16 +83,20 @@ def as_the_full_sum(problem: Problem) -> Sequence[Finding]:
 
 
 def turned_round() -> Sequence[Finding]:
-    """One token of two, π = 1/2, R = 1 on token 0, PR = 2 on token 1: R + PR_1 pays the wrong token 1 more."""
-    problem = make(grow(2, 1), [["1/2", "1/2"]], [[1, 0]], name="one token")
-    found = delta(lambda _: problem.field.array([[0, 2]]))
+    """Two tokens of two, π = 1/2, R = 1 where the first is 0; PR is 2 after a first 1, and silent at the end.
+
+    The first token is paid R + PR_1: 1 for a 0, 2 for a 1, in place of 1 and 0.  The second is paid R, which it does
+    not move.  One token would do where PR speaks of whole responses.
+    """
+    problem = make(grow(2, 2), [["1/2", "1/2"]] * 3, [[1, 0], [0, 0], [0, 0]], name="wrong first step")
+    found = delta(lambda _: problem.field.array([[0, 2], [0, 0], [0, 0]]))
     return [zero(f"{how.__name__}: E ĝ = −g", how(problem) + gradient(problem)) for how in (found.full, found.to_go)]
 
 
 CLAIM = Claim(
     label="claim:delta-telescopes",
-    statement="Delta, PR_t − PR_{t+1} and R at the end, with PR_t said of W_{0,t}: every return is R + PR_1, so the full "
-    "sum gives ∇E[R + PR_1]; reward-to-go and GAE(λ) keep a process reward at every token, "
+    statement="Delta, PR_t − PR_{t+1} and R at the end, with PR_t said of W_{0,t}: a response earns R + PR_1, so the "
+    "full sum gives ∇E[R + PR_1]; reward-to-go and GAE(λ) keep a process reward at every token, "
     "E ĝ = g + E Σ_t PR_t S_t; with PR_t said of W_{0,t−1} it is potential shaping and E ĝ = g by every return",
     source="Gao et al., arXiv 2410.15115, our constants; the expectations are ours",
     hypotheses=("PR is held fixed when differentiated", "PR after the end is 0", "γ = 1 in the advantage"),
@@ -102,7 +109,7 @@ CLAIM = Claim(
         "every process reward counts twice": late(2),
     },
     needs=("thm:trajectory-pg", "lem:baseline", "claim:gae-of-any-redistribution"),
-    wording="differences of neighbouring process rewards telescope, so that they shape the reward without changing what "
-    "is climbed",
+    wording="differences of neighbouring process rewards telescope, so that they shape the reward and leave what is "
+    "climbed as it was",
     as_worded=shaping(any_table),
 )

@@ -1,4 +1,4 @@
-"""claim:gae-of-any-redistribution: with the exact critic of its own rewards GAE(λ) expects what reward-to-go expects."""
+"""claim:gae-of-any-redistribution: with its own exact critic GAE(λ) expects what reward-to-go expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""claim:grpo-u-statistic (ledger 18): the error of leave-one-out credits in G and B, and the group size that is best."""
+"""claim:grpo-u-statistic (ledger 18): the error of leave-one-out credits in G and B, and the best group size."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def sizes(problem: Problem) -> Sequence[Finding]:
 
 
 def not_pairs() -> Sequence[Finding]:
-    """A statistic of pairs has no third difference: credit(a, b, c) summed over b, c in {r, s} with alternating sign."""
+    """A statistic of pairs has no third difference: credit(a, b, c) summed over two b and two c, signs alternating."""
     values = np.array([0.0, 1.0, 3.0])
     group = np.array(list(product(values, [1.0, 3.0], [0.0, 1.0])))
     sign = np.array([(-1) ** i for i in (0, 1, 1, 0)] * 3)

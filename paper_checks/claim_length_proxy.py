@@ -103,15 +103,18 @@ def write_on() -> Problem:
 def example() -> Sequence[Finding]:
     """``stop_early``: E L = 11/10, b_L = 9/11; ‖Z‖² = 2/100 if it stops, 162/100 + 1/2 = 53/25 if not.
 
-    E‖Z‖² = 9/10 · 1/50 + 1/10 · 53/25 = 23/100, b_g = (9/500)/(23/100) = 9/115: short responses have short scores here,
-    but 106 times shorter ones, not twice.  |b_L − b_g| = 936/1265 > b_g: worse than no baseline, though better than E RM.
-    ``write_on``: long responses have the short scores, 13/25 against 81/50, so that b_g = 26/35 < E RM = 9/10 < b_L = 18/19.
+    E‖Z‖² = 9/10 · 1/50 + 1/10 · 53/25 = 23/100, b_g = (9/500)/(23/100) = 9/115: short responses have short scores
+    here, but ‖Z‖² is 106 times smaller, not half.  b_L − b_g = 936/1265 > b_g: worse than no baseline.
+    ``write_on``: long responses have the short scores, 13/25 against 81/50: b_g = 26/35 < E RM = 9/10 < b_L = 18/19.
     """
     early, late, easy = given = stop_early(), write_on(), zoo.hard_easy()
     least, none, mean, proxy = ({p.name: variance(p, r) for p in given} for r in (BEST, PLAIN, MEAN, population()))
     z2, off = RATIONAL.scalar("23/100"), RATIONAL.scalar("936/1265")
     return [
-        zero("stop-early: Var(b_L) − Var(b_g) = (936/1265)² · 23/100", proxy[early.name] - least[early.name] - off * off * z2),
+        zero(
+            "stop-early: Var(b_L) − Var(b_g) = (936/1265)² · 23/100",
+            proxy[early.name] - least[early.name] - off * off * z2,
+        ),
         positive("stop-early: b_L is worse than no baseline", (proxy[early.name] - none[early.name])[0]),
         positive("stop-early: b_L is better than E RM", (mean[early.name] - proxy[early.name])[0]),
         positive("one token, p = 9/10: b_L is worse than no baseline", (proxy[easy.name] - none[easy.name])[1]),
@@ -122,9 +125,9 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="claim:length-proxy",
-    statement="the length-weighted mean reward b_L = E[L RM]/E[L] has (b_L − b_g)² E‖Z‖² more variance than the best number "
-    "b_g = E[RM ‖Z‖²]/E‖Z‖², b_L − b_g = Cov(RM, L)/E L − Cov(RM, ‖Z‖²)/E‖Z‖²: 0 where ‖Z‖² ∝ L (a uniform policy), in "
-    "general more than E RM or no baseline at all may cost",
+    statement="the length-weighted mean reward b_L = E[L RM]/E[L] has (b_L − b_g)² E‖Z‖² more variance than the best "
+    "number b_g = E[RM ‖Z‖²]/E‖Z‖², b_L − b_g = Cov(RM, L)/E L − Cov(RM, ‖Z‖²)/E‖Z‖²: 0 where ‖Z‖² ∝ L (a "
+    "uniform policy); it may be worse than E RM and than no baseline at all",
     source="ours; the assumption is that of Hao et al., arXiv 2505.23585",
     hypotheses=("on-policy, independent responses", "per response: G Var ĝ", "b_L of the population, not of a group"),
     check=both(gap(), covariances, proportional, equal_lengths, unbiased(population())),

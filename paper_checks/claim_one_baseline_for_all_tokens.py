@@ -9,6 +9,7 @@ from paper_checks.variances import Walks, arbitrary, never_below, variance, with
 from tpg import truth
 from tpg.claims import Claim, Finding, positive, zero
 from tpg.estimators.table import ESTIMATORS
+from tpg.moments import moments
 from tpg.numbers import Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
@@ -54,15 +55,16 @@ def against_value(problem: Problem) -> Sequence[Finding]:
 
 
 def leave_one_out(problem: Problem) -> Sequence[Finding]:
-    """RLOO does not know E R: G·Var = Var(E R) + (Var(R) E‖Z‖² + ‖g‖²)/(G − 1), here G = 2."""
+    """RLOO does not know E R: G·Var = Var(E R) + (Var(R) E‖Z‖² + ‖g‖²)/(G − 1); G = 5 from the closed form."""
     walks = Walks(problem)
     mean = problem.values[1][: problem.prompts]
     spread = walks.mean((walks.paths.reward - walks.paths.expected_reward) ** 2)
     g = truth.by_dual_numbers(problem)
     extra = spread * walks.mean(walks.whole_norm2) + problem.inner(g, g)
-    found = 2 * variance(problem, ESTIMATORS["rloo"], 2) - variance(problem, MEAN) - extra
+    rloo, known = ESTIMATORS["rloo"], variance(problem, MEAN)
     return [
-        zero("2 Var(RLOO, G = 2) − Var(E R)", found),
+        zero("2 Var(RLOO, G = 2) − Var(E R)", 2 * variance(problem, rloo, 2) - known - extra),
+        zero("5 Var(RLOO, G = 5) − Var(E R)", 5 * moments(problem, rloo, 5).variance - known - extra / 4),
         zero("E R", mean - walks.mean(walks.paths.reward)),
     ]
 
@@ -126,8 +128,8 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:one-baseline-for-all-tokens",
     statement="with one number b of time 0 for all tokens Var ĝ is above that of the best table b*_t by exactly "
-    "(b − b_g)² E‖Z‖² + Σ_t E[(b_g − b*_t)² ‖S_t‖²] per response, b_g = E[RM ‖Z‖²]/E‖Z‖², the second part for every number, "
-    "and above that of V(s_t) by that less Σ_t E[(V − b*_t)² ‖S_t‖²], of either sign; RLOO pays "
+    "(b − b_g)² E‖Z‖² + Σ_t E[(b_g − b*_t)² ‖S_t‖²] per response, b_g = E[RM ‖Z‖²]/E‖Z‖², the second part for every "
+    "number, and above that of V(s_t) by that less Σ_t E[(V − b*_t)² ‖S_t‖²], of either sign; RLOO pays "
     "(Var(RM) E‖Z‖² + ‖g‖²)/(G−1) more than b = E RM",
     source=f"{PAPER}, which says that one baseline is used; the price is ours",
     hypotheses=("on-policy, independent responses", "per response: G Var ĝ", "σ and 1/|o| left out"),

@@ -132,8 +132,9 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:opo-variance-optimal",
     statement="OPO's baseline tends to b_L = E[LR]/E[L], whose variance exceeds the least by exactly "
-    "(b_L − b*)² E‖Z‖²: nothing where ‖Z‖² ∝ L (a uniform tabular policy), elsewhere it may exceed even that of E R; taken from a group that "
-    "holds the own response it costs ∇E[b]/G, off the direction of g when lengths vary; without it, unbiased",
+    "(b_L − b*)² E‖Z‖²: nothing where ‖Z‖² ∝ L (a uniform tabular policy), elsewhere it may exceed even that "
+    "of E R; taken from a group that holds the own response it costs ∇E[b]/G, off the direction of g when lengths "
+    "vary; without it, unbiased",
     source="arXiv 2505.23585; verl",
     hypotheses=("one baseline per prompt", "responses are independent draws from the current policy"),
     check=both(price(), optimal_where_proportional, same_length, own_share(2), unbiased(LOO, 2), unbiased(LOO, 3)),

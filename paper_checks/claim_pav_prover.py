@@ -1,4 +1,4 @@
-"""claim:pav-prover: paid as rewards, a prover's advantages cancel; only a credit without return depends on the prover."""
+"""claim:pav-prover: paid as rewards, a prover's advantages cancel; only a credit without return depends on it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ CLAIM = Claim(
         "Q^π + α A^μ as reward, returned": literally,
     },
     needs=("thm:trajectory-pg", "lem:baseline", "claim:gae-of-any-redistribution"),
-    wording="paid as dense rewards, the advantages of a prover help only if the prover is another policy than the one "
-    "that is trained: that choice decides what is climbed",
+    wording="progress paid as a dense reward must be measured under a prover other than the policy that is trained: "
+    "the prover changes what is climbed",
     as_worded=depends_on_the_prover,
 )

@@ -95,7 +95,8 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:remax-against-no-baseline",
     statement="Var(no baseline) − Var(ReMax) = b (2 b_g − b) E‖Z‖² per prompt and response, b the greedy reward, "
-    "b_g = E[RM ‖Z‖²]/E‖Z‖²: ReMax wins exactly if |b − b_g| < |b_g|; with one token, two arms and rewards 0 and 1 it never does",
+    "b_g = E[RM ‖Z‖²]/E‖Z‖²: ReMax wins exactly if |b − b_g| < |b_g|; with one token, two arms and rewards 0 "
+    "and 1 it never does",
     source="ours; Li et al., arXiv 2310.10505, promise less variance only while the best action does not dominate",
     hypotheses=("on-policy, independent responses", "per prompt and response: G Var ĝ"),
     check=both(saving(), decided, two_arms, unbiased(PLAIN), unbiased(REMAX)),

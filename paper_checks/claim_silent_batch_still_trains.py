@@ -83,8 +83,8 @@ def one_token(problem: Problem) -> Sequence[Finding]:
     tree = grow(problem.vocab, 1, problem.prompts)
     node, token = np.indices((problem.prompts, problem.vocab))
     features = None if problem.features is None else problem.features[first]
-    given = {"weights": problem.weights, "features": features, "field": problem.field, "name": problem.name}
-    short = make(tree, problem.probs[first], (node + token) % 2, **given)
+    short = make(tree, problem.probs[first], (node + token) % 2, weights=problem.weights, field=problem.field)
+    short = replace(short, features=features)
     p = short.values[1][:, None]  # prefixes are prompts here
     gap = brute_force(short, silent(EXACT), 2).mean - p / (1 - p) * truth.by_dual_numbers(short)
     return [zero("one token: E[ĝ | silent] = p/(1−p) g", gap)]
@@ -102,7 +102,7 @@ def opposed() -> Problem:
 
 
 def example() -> Sequence[Finding]:
-    """``opposed``: ∇p = 9/100 and −1/4, g = (9/100 − 1/4)/2 = −2/25; times the odds 9 and 1: (81/100 − 1/4)/2 = 7/25."""
+    """``opposed``: ∇p = 9/100 and −1/4, g = (9/100 − 1/4)/2 = −2/25; times odds 9 and 1: (81/100 − 1/4)/2 = 7/25."""
     problem, against = zoo.two_valued(), opposed()
     g, found = truth.by_recursion(problem).ravel(), brute_force(problem, silent(EXACT), 3).mean.ravel()
     wrong = against.combine(brute_force(against, silent(EXACT), 2).mean)
@@ -110,7 +110,7 @@ def example() -> Sequence[Finding]:
         nonzero("two-valued: E[ĝ | silent] ≠ 0, G = 3", found),
         positive("two-valued: it climbs", dot(found, g)),
         nonzero("two-valued: not along g", dot(g, g) * found - dot(g, found) * g),
-        zero("two prompts that share a parameter: g = −2/25", against.combine(truth.by_recursion(against)) + _of("2/25")),
+        zero("two prompts, one parameter: g = −2/25", against.combine(truth.by_recursion(against)) + _of("2/25")),
         zero("there E[ĝ | silent] = +7/25: it descends", wrong - _of("7/25")),
     ]
 
@@ -122,8 +122,8 @@ def _of(text: str) -> Array:
 CLAIM = Claim(
     label="claim:silent-batch-still-trains",
     statement="rewards 0 or 1, p = P(1): given that all responses fail, E[Σ_t (M_t − M_{t−1}) S_t] = Σ_t "
-    "E[(M_t − M_{t−1})(1 − M_t) S_t]/(1 − p) for every group size, not 0 in general, for one token g · p/(1 − p); it need "
-    "not be along g and may oppose it; REINFORCE and group-relative credits are exactly 0 there",
+    "E[(M_t − M_{t−1})(1 − M_t) S_t]/(1 − p) for every group size, not 0 in general, for one token g · p/(1 − p); it "
+    "need not be along g and may oppose it; REINFORCE and group-relative credits are exactly 0 there",
     source=f"{PAPER} says that it still trains; the expectation and its direction are ours",
     hypotheses=("the critic is exact, so it knows of successes that the batch has not seen", "0 < p < 1", "on-policy"),
     check=both(trains(1), trains(2), one_token, *(teaches_nothing(name) for name in (*RELATIVE, *ROOTS))),

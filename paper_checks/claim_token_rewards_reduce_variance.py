@@ -1,4 +1,4 @@
-"""claim:token-rewards-reduce-variance: reward-to-go is the full return with the past rewards as baseline, a poor one."""
+"""claim:token-rewards-reduce-variance: reward-to-go is the full return with the past rewards as a baseline."""
 
 from __future__ import annotations
 
@@ -103,10 +103,15 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:token-rewards-reduce-variance",
     statement="true token rewards let REINFORCE subtract the rewards C(s_t) already earned, a baseline like any other: "
-    "Var(RM) − Var(reward-to-go) = Σ_t E[C (2 b*_t − C) ‖S_t‖²], of either sign (r₂ = −r₁: negative); with an exact critic "
-    "as baseline they change no credit at all",
+    "Var(RM) − Var(reward-to-go) = Σ_t E[C (2 b*_t − C) ‖S_t‖²], of either sign (r₂ = −r₁: negative); with an exact "
+    "critic as baseline they change no credit at all",
     source="folklore (reward-to-go); the amount and the counterexample are ours",
-    hypotheses=("token rewards are causal", "on-policy, independent responses", "per response: G Var ĝ", "no other baseline, but for the last part"),
+    hypotheses=(
+        "token rewards are causal",
+        "on-policy, independent responses",
+        "per response: G Var ĝ",
+        "no other baseline, but for the last part",
+    ),
     check=both(pathwise, saving(past), unbiased(FULL), unbiased(TO_GO)),
     example=example,
     mutants={

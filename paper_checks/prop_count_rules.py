@@ -18,6 +18,7 @@ from paper_checks.variances import arbitrary
 from tpg.claims import Claim, Finding, close, zero
 from tpg.claims.record import Check
 from tpg.estimators import aggregation, counts
+from tpg.estimators.advantages import z_score
 from tpg.estimators.counts_expected import slope
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import peers
@@ -72,7 +73,7 @@ RULES: dict[str, Rule] = {
     "best_of_n": Rule(
         lambda k, G: best(G, k),
         lambda k, G: best(G, 0) if k == 0 else Fraction(0),
-        lambda p, G: ones(G, p) - (1 - p) ** (G - 1),
+        lambda p, G: ones(G - 1, p),
     ),
     "corpo": Rule(
         lambda k, G: 1 - max(Fraction(1, 2), Fraction(k, G)),
@@ -143,12 +144,19 @@ def closed(name: str, rule: Rule) -> Check:
 
     def check(problem: Problem) -> Sequence[Finding]:
         field, gaps, said = problem.field, [], []
+
+        def up(k: int, size: int) -> Any:
+            return field.scalar(rule.up(k, size))
+
+        def down(k: int, size: int) -> Any:
+            return field.scalar(rule.down(k, size))
+
         for size in SIZES:
-            up, down = (field.array(each) for each in weights(rule, size))
             for p in mean_reward(two_valued(problem)):
-                sum_of_all = bernstein(up, down, p)
-                gaps.append(sum_of_all - rule.rate(p, size))
-                said.append(sum_of_all - slope(lambda k, n, up=up: up[k - 1], lambda k, n, down=down: down[k], size, p))
+                won, lost = weights(rule, size)
+                whole = bernstein(field.array(won), field.array(lost), p)
+                gaps.append(whole - rule.rate(p, size))
+                said.append(whole - slope(up, down, size, p))
         return [zero(f"h' of {name}, G = 2 … 6", gaps), zero(f"slope() of {name}", said)]
 
     return check
@@ -191,9 +199,7 @@ def same_credits() -> Iterator[Finding]:
 
 def grpo_rate(p: float, size: int) -> float:
     """h'_G(p) = Σ_{k=1}^{G−1} C(G, k) p^{k−1} (1−p)^{G−k−1} √(k(G−k))/G, population std."""
-    terms = (
-        comb(size, k) * p ** (k - 1) * (1 - p) ** (size - k - 1) * (k * (size - k)) ** 0.5 for k in range(1, size)
-    )
+    terms = (comb(size, k) * p ** (k - 1) * (1 - p) ** (size - k - 1) * (k * (size - k)) ** 0.5 for k in range(1, size))
     return sum(terms) / size
 
 
@@ -201,7 +207,7 @@ def with_roots() -> Iterator[Finding]:
     """GRPO's std and DAPO's filter on it, in float64: without 1/|o|, which would turn the direction (prop:length)."""
     problem = zoo.two_valued(FLOAT64)
     for size in (2, 3, 4, 8):
-        z = Estimator("z", partial(counts.z_score, ddof=0, eps=0.0))
+        z = Estimator("z", partial(z_score, ddof=0, eps=0.0))
         kept = replace(z, aggregation=aggregation.seq_mean_token_sum, keep=counts.mixed_rewards)
         for name, rule, share in (
             ("GRPO", z, lambda p, n: 1.0),
@@ -231,9 +237,9 @@ CLAIM = Claim(
     label="prop:count-rules",
     statement="two-valued rewards: any rule that pays u(k) to each of k successes of G and −v(k) to each failure has "
     "E ĝ = h'(p)∇p on each prompt, h'(p) = Σ_s C(G−1,s) p^s (1−p)^{G−1−s} (u(s+1) + v(s)): 1 for RAFT and RLOO, "
-    "(G−1)/G for the group mean, Σ_{j<G} (1−p)^j for the mean over accepted, Σ_{j<G−1} (1−p)^j for MaxRL, 1 − p^{G−1} "
-    "for Reinforce-Rej, (1−p)^{G−1} and k(1−p)^{k−1} for pass@k, Σ_{j<G} (1−p)^j − (1−p)^{G−1} for best-of-N, between "
-    "1 − 1/G and 1 for CoRPO, Σ_k C(G,k) p^{k−1} (1−p)^{G−k−1} √(k(G−k))/G for GRPO, over 1 − p^G − (1−p)^G with "
+    "(G−1)/G for the group mean, Σ_{j<G} (1−p)^j for the mean over accepted, Σ_{j<G−1} (1−p)^j for MaxRL and for "
+    "best-of-N, 1 − p^{G−1} for Reinforce-Rej, (1−p)^{G−1} for grpo_passk, 2(1−p) for PKPO's pairs, 2 − p for the log to "
+    "order 2, 1 − P(S ≥ G/2)/G − P(S = (G−1)/2)/(2G), S ~ Bin(G−1, p), for CoRPO with c = ½, Σ_k C(G,k) p^{k−1} (1−p)^{G−k−1} √(k(G−k))/G for GRPO, over 1 − p^G − (1−p)^G with "
     "DAPO's filter on the same prompt",
     source="ours; the Bernstein form is in arXiv 2605.30154 and arXiv 2510.13651",
     hypotheses=(

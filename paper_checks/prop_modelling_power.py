@@ -13,9 +13,10 @@ from paper_checks.common import PAPER, both, expectation, gradient, row
 from paper_checks.variances import arbitrary
 from tpg import truth
 from tpg.claims import Claim, Finding, nonzero, zero
-from tpg.claims.record import Check
+from tpg.claims.record import Check, apart, close
 from tpg.estimators import advantages, critics
 from tpg.estimators.estimator import Estimator
+from tpg.estimators.parts import Part
 from tpg.estimators.table import ESTIMATORS
 from tpg.numbers import FLOAT64, Array, powers
 from tpg.problem import zoo
@@ -80,7 +81,7 @@ def actor_critics(problem: Problem) -> list[tuple[str, Estimator]]:
 
 def reinforce(problem: Problem) -> list[tuple[str, Estimator]]:
     """Full return, reward-to-go, M_t and M_t − M_{t−1}."""
-    parts = {
+    parts: dict[str, Part] = {
         "full return": advantages.response_reward,
         "reward-to-go": advantages.reward_to_go,
         "M_t": advantages.trajectory_value,
@@ -111,7 +112,7 @@ def same_totals(problem: Problem) -> Sequence[Finding]:
     ]
 
 
-def with_critic(part: Any, critic: Critic, lam: int) -> Check:
+def with_critic(part: Part, critic: Critic, lam: int) -> Check:
     """Mutants: token-level GAE(λ) with another critic or other rewards."""
 
     def check(problem: Problem) -> Sequence[Finding]:
@@ -123,6 +124,18 @@ def with_critic(part: Any, critic: Critic, lam: int) -> Check:
 def proportional(problem: Problem) -> Sequence[Finding]:
     """Mutant: the same gradient up to a factor."""
     return [zero("E ĝ = 2g", expectation(problem, row(advantages.response_reward)) - 2 * gradient(problem))]
+
+
+def clairvoyant(token_reward: Array, discount: Any, length: Array) -> Array:
+    """Mutant: reward-to-go of token rewards RM/L, which know the final length: equal totals, not causal."""
+    total = advantages.reward_to_go(token_reward, discount)[..., :1]
+    left = np.maximum(length[..., None] - np.arange(token_reward.shape[-1]), 0)
+    return total * left / length[..., None]
+
+
+def not_causal(problem: Problem) -> Sequence[Finding]:
+    """Mutant: equal totals are enough."""
+    return [zero("E ĝ = g", expectation(problem, row(clairvoyant)) - gradient(problem))]
 
 
 def preferences(problem: Problem, name: str) -> tuple[Array, Array]:
@@ -141,18 +154,18 @@ def example() -> Sequence[Finding]:
     for name in ("dpo", "online_dpo"):
         credits, mask = preferences(problem, name)
         out.append(zero(f"{name}: one credit for all tokens", np.where(mask, credits - credits[..., :1], 0)))
-        out.append(zero(f"{name}: the two credits cancel", credits[:, 0, 0] + credits[:, 1, 0]))
+        out.append(close(f"{name}: the two credits cancel", credits[:, 0, 0] + credits[:, 1, 0], np.abs(credits).max()))
         found = expectation(problem, ESTIMATORS[name], 2)
-        cosine = g @ found / np.sqrt((g @ g) * (found @ found))
-        out.append(Finding(f"{name}: E ĝ is not along g", bool(abs(cosine) < 0.99), f"cosine {cosine:.3f}"))
+        size = g @ g * np.abs(found).max()
+        out.append(apart(f"{name}: E ĝ is not along g", (g @ g) * found - (g @ found) * g, size))
     return out
 
 
 CLAIM = Claim(
     label="prop:modelling-power",
-    statement="causal token rewards with equal response totals give one and the same E ĝ = g to the full return, reward-to-go, "
-    "M_t, M_t − M_{t−1} and GAE(λ) with the exact critic of either level, for every λ and γ; of variance, and of DPO beyond "
-    "that its credit is one number per response, not along g, nothing is said here",
+    statement="causal token rewards with equal response totals give one and the same E ĝ = g to the full return, "
+    "reward-to-go, M_t, M_t − M_{t−1} and GAE(λ) with the exact critic of either level, for every λ and γ; of "
+    "variance, and of DPO beyond that its credit is one number per response, not along g, nothing is said here",
     source=f"{PAPER} says equal modelling power",
     hypotheses=("token rewards are causal", "critics are exact", "responses come from the current policy"),
     check=both(same_totals, *(one_gradient(twin) for twin in (as_given, at_the_end, spread_out))),
@@ -162,7 +175,10 @@ CLAIM = Claim(
         "a token-level critic without its discount": with_critic(token_gae, forgets_discount, 0),
         "token-level rewards with the response-level critic": with_critic(token_gae, critics.exact_critic, 0),
         "the reward at the end with the token-level critic": with_critic(critics.gae, still_to_come, 0),
+        "token rewards that know the future": not_causal,
         "equal up to a factor": proportional,
     },
     needs=("lem:exact-gradient", "thm:trajectory-pg", "thm:advantage", "prop:gae-pathwise", "prop:reward-class"),
+    wording="RL on token-level and RL on response-level rewards have the same modelling power",
+    as_worded=both(one_gradient(as_given), one_gradient(at_the_end)),
 )

@@ -112,7 +112,7 @@ def agree() -> Problem:
 def example() -> Sequence[Finding]:
     """Two coins: b* = E[R | s] + E[R S_1 S_2 | s] = 1/2 + 1/2 = 1, so (R − b*) Z = 0 always: Z = 0 if they differ.
 
-    Each token on its own: E[R ‖S_t‖² | s] / E[‖S_t‖² | s] = E[R | s] = V(s) = 1/2, Var = E[(R − 1/2)² Z²] = E[Z²]/4 = 1/2.
+    Each token on its own: E[R ‖S_t‖² | s] / E[‖S_t‖² | s] = V(s) = 1/2, Var = E[(R − 1/2)² Z²] = E[Z²]/4 = 1/2.
     """
     coins, shared, tabular = agree(), zoo.shared(), zoo.two_valued()
     least = {p.name: variance(p, JOINT).sum() for p in (coins, shared, tabular)}
@@ -122,7 +122,9 @@ def example() -> Sequence[Finding]:
         zero("two coins: Var(b*) = 0, and so is that of one constant", [least["agree"], *variance(coins, one)]),
         zero("two coins: Var(V) = 1/2", variance(coins, value) - half),
         zero("two coins: each token's own optimum costs the same 1/2", variance(coins, token) - half),
-        positive("shared parameters: b* beats each token's own optimum", variance(shared, token).sum() - least["shared"]),
+        positive(
+            "shared parameters: b* beats each token's own optimum", variance(shared, token).sum() - least["shared"]
+        ),
         positive("tabular: b* beats V(s)", variance(tabular, value).sum() - least["two-valued"]),
     ]
 
@@ -130,8 +132,8 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="prop:optimal-baseline",
     statement="of all tables b of per-prefix baselines, b*(s) = E[RM S_t·Z | s]/E[‖S_t‖² | s] has the least total "
-    "variance, cross-token terms included, and any other costs Var(b) − Var(b*) = Σ_t E[(b_t − b*_t)² ‖S_t‖²]/G more; for "
-    "tabular policies b* is each token's own optimum, with shared parameters it need not be",
+    "variance, cross-token terms included, and any other costs Var(b) − Var(b*) = Σ_t E[(b_t − b*_t)² ‖S_t‖²]/G more; "
+    "for tabular policies b* is each token's own optimum, with shared parameters it need not be",
     source="ours; each token on its own: Greensmith et al. 2004",
     hypotheses=("on-policy, G independent responses", "b is a function of the prefix alone"),
     check=both(gap(optimum), gap(optimum, 2), published, row_is_the_optimum, three_terms),
@@ -145,7 +147,7 @@ CLAIM = Claim(
         "no weight ‖S_t‖²": cheaper(2, False),
     },
     needs=("lem:baseline", "thm:trajectory-pg"),
-    # Per prompt at most 2^T + 1 prefixes, each with a divisor of degree 5, squared; one of T + 4, squared; the rest 5T + 2.
+    # At most 2^T + 1 prefixes of a prompt, each with a divisor of degree 5, squared; one of T + 4, squared; 5T + 2.
     degree=lambda horizon: 10 * (2**horizon + 1) + 7 * horizon + 10,
     wording="the baseline of least variance at a token is E[RM ‖S_t‖² | s]/E[‖S_t‖² | s]",
     as_worded=gap(lambda walks: walks.token_optimum),

@@ -30,7 +30,9 @@ ROW = ESTIMATORS["grpo_no_length"]  # (R − mean)/(std + ε) over G alone, std 
 @peers("reward")
 def sign(reward: Array) -> Array:
     """The population z-score of two responses: 1 to the better one, −1 to the worse, 0 to equals."""
-    plain = np.frompyfunc(lambda r: getattr(r, "value", r), 1, 1)(reward)  # dual numbers have no order; rewards no slope
+    plain = np.frompyfunc(lambda r: getattr(r, "value", r), 1, 1)(
+        reward
+    )  # dual numbers have no order; rewards no slope
     other = np.flip(plain, -1)
     return (plain > other).astype(int) - (plain < other) + (reward - reward)
 
@@ -182,10 +184,10 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:sigma-turns",
-    statement="dividing by the group's σ gives E ĝ = Σ_r f(r)∇P(r), f(r) = E[z-score | own reward r]; for G = 2 that is "
-    "the gradient of the chance to beat a frozen copy of the policy; with three reward values it need not be a multiple "
-    "of g and is the gradient of no objective: one prompt and one token of three with G = 2 suffice, the curl is "
-    "2π₁π₂π₃ at every policy",
+    statement="dividing by the group's σ gives E ĝ = Σ_r f(r)∇P(r), f(r) = E[z-score | own reward r]; for G = 2 that "
+    "is the gradient of the chance to beat a frozen copy of the policy; with three reward values it need not be a "
+    "multiple of g and is the gradient of no objective: one prompt and one token of three with G = 2 suffice, the "
+    "curl is 2π₁π₂π₃ at every policy",
     source="ours",
     hypotheses=("three or more reward values", "responses of a group are independent draws from the current policy"),
     check=both(duel(), own_form(2), own_form(3), round_and_round()),

@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-
 from tpg.numbers import Array
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
-from tpg.problem.zoo import simplex
+from tpg.problem.zoo import residues, simplex
 from tpg.rollouts import Responses, responses
 
 STEP = 1e-30  # of complex differentiation, which subtracts nothing: no step is too small
@@ -25,6 +24,11 @@ def free_policy(problem: Problem, salt: int = 0) -> Array:
     """[N, V] a policy drawn from what defines the problem, so that every point of GF(p) brings its own."""
     rng = np.random.Generator(np.random.Philox(int(problem.digest[:15], 16) + salt))
     return simplex(rng, problem.probs.shape, problem.field)
+
+
+def free_numbers(problem: Problem, shape: tuple[int, ...]) -> Array:
+    """Numbers drawn in the same way, for what the statement holds whatever it is."""
+    return residues(np.random.Generator(np.random.Philox(int(problem.digest[:15], 16))), shape, problem.field)
 
 
 def stale(problem: Problem) -> Problem:
@@ -45,6 +49,19 @@ def one_token(problem: Problem) -> Problem:
     tree = grow(problem.vocab, 1, problem.prompts)
     made = make(tree, problem.probs[first], problem.rewards[first], field=problem.field, features=features, **cut)
     return replace(made, weights=problem.weights, discount=problem.discount, name=f"{problem.name}, first token")
+
+
+def paying_twice_heads() -> Problem:
+    """Two fair coins of π; μ tosses heads 2/3 after heads, where alone it pays."""
+    half = ["1/2", "1/2"]
+    theirs = [half, ["2/3", "1/3"], half]
+    return make(grow(2, 2), [half] * 3, [[0, 0], [1, 0], [0, 0]], behaviour=theirs, name="over-sampled")
+
+
+def paid(problem: Problem, worth: Array) -> Problem:
+    """The problem whose response reward is ``worth`` [N, V] where responses end, and nothing before."""
+    rewards = np.where(problem.tree.inner, problem.field.scalar(0), worth)
+    return replace(problem, rewards=rewards, discount=problem.field.scalar(1))
 
 
 def tangent(problem: Problem) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tpg.errors import EstimatorError
-from tpg.estimators.parts import leave_one_out, peers
+from tpg.estimators.parts import leave_one_out, peers, too_small
 from tpg.numbers import Array, powers
 
 
@@ -163,5 +163,5 @@ def tied(reward: Array) -> Array:
 def _group(name: str, reward: Array) -> int:
     size = reward.shape[-1]
     if size < 2:
-        raise EstimatorError(f"{name} compares the responses of a group: group_size={size} given, at least 2 needed")
+        raise too_small(name, size, 2)
     return size

@@ -18,6 +18,7 @@ so its credit is −β k, summed over the tokens that follow.  A row without a r
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from tpg.estimators import advantages, aggregation, kl_expected
 from tpg.estimators.core import PPO_LAMBDA
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.expectations import Expectation
-from tpg.estimators.parts import Part, peers
+from tpg.estimators.parts import Part, leave_one_out, peers
 from tpg.estimators.ratios import ppo_clip
 from tpg.numbers import Array, parse, to_float
 from tpg.problem.problem import Problem
@@ -189,6 +190,7 @@ def reinforce_kl(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, 
     return to_float(reward) - _times(beta, _nats("reinforce_kl", sequence_logp, sequence_ref_logp))
 
 
+@leave_one_out(lambda size: Fraction(1), worth=reinforce_kl)
 @peers("reward", "sequence_logp", "sequence_ref_logp")
 def rloo_kl(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: Any = BETA) -> Array:
     """RLOO with KL (arXiv 2402.14740; TRL): A_i = R'_i − mean_{j≠i} R'_j, R' = R − β log(π/π_ref)(W).

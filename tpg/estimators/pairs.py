@@ -8,6 +8,7 @@ Differences that are zero but for rounding are exactly 0 (``settle``), so that f
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,7 @@ from tpg.estimators import pairs_expected as expected
 from tpg.estimators.advantages import z_score
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.expectations import Expectation
-from tpg.estimators.parts import Part, peers
+from tpg.estimators.parts import Part, leave_one_out, peers, too_small
 from tpg.numbers import Array, parse, powers, to_float
 from tpg.rollouts import Model
 
@@ -128,6 +129,12 @@ def ipo(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, tau: f
     return _mean_of_pairs(2 * (better / (2 * tau) - np.abs(better) * margin))
 
 
+def rebel_worth(reward: Array, sequence_ratio: Array, *, eta: float = ETA) -> Array:
+    """(4/η) S of ``rebel``, S = R − log(π/μ)/η.  [..., G] → [..., G]."""
+    return 4 / eta * (to_float(reward) - _log("rebel", sequence_ratio) / eta)
+
+
+@leave_one_out(lambda size: Fraction(1), worth=rebel_worth)
 @peers("reward", "sequence_ratio")
 def rebel(reward: Array, sequence_ratio: Array, *, eta: float = ETA) -> Array:
     """REBEL (Gao et al., arXiv 2404.16767): f = (2/η) (S_i − S_j), S = R − log(π/μ)/η, μ the policy that generates.
@@ -144,6 +151,12 @@ def rebel(reward: Array, sequence_ratio: Array, *, eta: float = ETA) -> Array:
     return 4 / eta * _off_peers("rebel", to_float(reward) - away / eta, size)
 
 
+def copg_worth(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: float = BETA) -> Array:
+    """2 S of ``copg``, S = R − β log π/ref.  [..., G] → [..., G]."""
+    return 2 * (to_float(reward) - beta * _log_ratio("copg", sequence_logp, sequence_ref_logp))
+
+
+@leave_one_out(lambda size: Fraction(1), worth=copg_worth)
 @peers("reward", "sequence_logp", "sequence_ref_logp")
 def copg(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: float = BETA) -> Array:
     """CoPG (Flet-Berliac et al., arXiv 2406.19185): f = S_i − S_j, S = R − β log π/ref.
@@ -295,7 +308,7 @@ def settle(value: Array, size: Array) -> Array:
 def _group(name: str, reward: Array) -> int:
     size = reward.shape[-1]
     if size < 2:
-        raise EstimatorError(f"{name} compares the responses of a group: group_size={size} given, at least 2 needed")
+        raise too_small(name, size, 2)
     return size
 
 

@@ -56,11 +56,14 @@ def spans_batch(part: Part) -> bool:
     return getattr(_plain(part), "batch", False)
 
 
-def leave_one_out(scale: Callable[[int], Fraction]) -> Callable[[Part], Part]:
-    """Mark an advantage as A_i = scale(G) · (R_i − mean_{j≠i} R_j), so that its moments have a closed form."""
+def leave_one_out(scale: Callable[[int], Fraction], worth: Part | None = None) -> Callable[[Part], Part]:
+    """Mark an advantage as A_i = scale(G) · (S_i − mean_{j≠i} S_j), so that its moments have a closed form.
+
+    S is the reward, or ``worth``: a function of the response alone, with the same options as the advantage.
+    """
 
     def mark(part: Part) -> Part:
-        part.leave_one_out = scale  # type: ignore[attr-defined]
+        part.leave_one_out, part.worth = scale, worth  # type: ignore[attr-defined]
         return part
 
     return mark
@@ -69,6 +72,12 @@ def leave_one_out(scale: Callable[[int], Fraction]) -> Callable[[Part], Part]:
 def scale_of(part: Part) -> Callable[[int], Fraction] | None:
     """The scale of a leave-one-out advantage, None for any other."""
     return getattr(_plain(part), "leave_one_out", None)
+
+
+def worth_of(part: Part) -> Part | None:
+    """What a leave-one-out advantage compares, None for the reward itself."""
+    worth = getattr(_plain(part), "worth", None)
+    return None if worth is None else partial(worth, **getattr(part, "keywords", {}))
 
 
 def _plain(part: Part) -> Part:
@@ -111,3 +120,9 @@ def apply(part: Part, rollouts: Rollouts, **computed: Any) -> Array:
 def lacking(what: str, field: str) -> EstimatorError:
     """The error for a field that ``what`` needs and the rollouts lack."""
     return EstimatorError(f"{what} needs {field!r}, which these rollouts lack: {REMEDY.get(field, 'add the field')}")
+
+
+def too_small(what: str, given: int, needed: int) -> EstimatorError:
+    """The error for a group too small to be compared."""
+    message = f"{what} compares the responses of a group: group_size={given} given, at least {needed} needed"
+    return EstimatorError(message)

@@ -14,10 +14,10 @@ import numpy as np
 
 from tpg.errors import EstimatorError
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import peers_of, scale_of
+from tpg.estimators.parts import peers_of, scale_of, too_small, worth_of
 from tpg.moments.anchored import paths_of
 from tpg.moments.coupling import Coupling, check_size, couple, couple_leave_one_out
-from tpg.moments.paths import Paths, settings_of
+from tpg.moments.paths import Paths, Powers, settings_of
 from tpg.moments.result import Moments
 from tpg.moments.sweep import Sweep
 from tpg.problem.problem import Problem, Progress
@@ -34,10 +34,12 @@ def collapse(
     if not estimator.collapsible:
         raise EstimatorError(f"{estimator.name}: peers act on single tokens, classes cannot tell: use brute force")
     sweep = estimator.sweepable and len(estimator.terms) == 1 and not covariance
-    scale = scale_of(estimator.advantage)
-    if sweep and scale is not None and estimator.keep is None and not peers_of(estimator.aggregation):
-        estimator.advantage(problem.field.zeros((1, group_size)))  # refuses a group of one
-        classes: Sweep | Paths = Sweep(problem, estimator, group_size, by_power=True)
+    scale, worth = scale_of(estimator.advantage), worth_of(estimator.advantage)
+    if scale is not None and not covariance and (sweep or worth is not None) and _closed(estimator):
+        if group_size < 2:
+            raise too_small(estimator.name, group_size, 2)
+        by_power = Powers(problem, estimator, group_size) if worth is not None else None
+        classes: Sweep | Paths = by_power or Sweep(problem, estimator, group_size, by_power=True)
         factor = problem.field.scalar(scale(group_size))
         couplings = [couple_leave_one_out(factor, group_size, mass[2], problem.field) for mass in classes.mass]
     else:
@@ -54,6 +56,11 @@ def collapse(
     full = classes.covariance(couplings) if covariance and isinstance(classes, Paths) else None
     variance = np.stack([_variance(c, classes, prompt) for prompt, c in enumerate(couplings)])
     return Moments(problem, group_size, mean, variance, full)
+
+
+def _closed(estimator: Estimator) -> bool:
+    """Peers meet in the advantage alone, and in one product."""
+    return estimator.keep is None and len(estimator.terms) == 1 and not peers_of(estimator.aggregation)
 
 
 def _variance(c: Coupling, classes: Sweep | Paths, prompt: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import RESPONSE_LEVEL, lacking, peers_of, reads
+from tpg.estimators.parts import RESPONSE_LEVEL, apply, lacking, peers_of, reads, worth_of
 from tpg.moments import noise
 from tpg.moments.brute import token_scores
 from tpg.moments.coupling import Coupling
@@ -169,3 +169,36 @@ class Paths:
                 each = each + (vectors[f, mine] * heavy[:, None]).T @ vectors[g, mine]
             out = out + weights[prompt] ** 2 * each
         return out
+
+
+class Powers(Paths):
+    """Functions 1, s, s² of s = S − E S in place of classes, for leave-one-out credits κ (S_i − mean of the others)."""
+
+    def _classify(self, names: list[str]) -> None:
+        worth = worth_of(self.estimator.advantage)
+        assert worth is not None
+        score = apply(worth, self._alone())[:, 0]
+        chance, prompt = self.singles.probability, self.singles.prompt
+        mean = self.problem.field.zeros(self.problem.prompts)
+        np.add.at(mean, prompt, chance * score)
+        off = score - mean[prompt]
+        self.powers, self.classes = np.stack([off * 0 + 1, off, off * off]), 3
+        self.fields: dict[str, Array] = {}
+
+    def _tally(self, values: Array) -> Array:
+        out = self.problem.field.zeros((self.problem.prompts, 3))
+        for k, power in enumerate(self.powers):
+            np.add.at(out[:, k], self.singles.prompt, values * power)
+        return out
+
+    @cached_property
+    def _parts(self) -> Array:
+        problem, singles = self.problem, self.singles
+        rows, t = np.nonzero(singles.mask)
+        where, chance = (singles.node[rows, t], singles.token[rows, t]), singles.probability[rows]
+        out = []
+        for power in self.powers:
+            table = problem.field.zeros(problem.probs.shape)
+            np.add.at(table, where, chance * power[rows] * self.weight[0, rows, t])
+            out.append(problem.pull(table))
+        return np.stack(out)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tpg.errors import EstimatorError
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import peers_of, scale_of
+from tpg.estimators.parts import peers_of, scale_of, worth_of
 from tpg.moments.collapse import _couple, collapse
 from tpg.moments.paths import Paths
 from tpg.numbers import Array, dot
@@ -54,7 +54,12 @@ def split(problem: Problem, estimator: Estimator, group_size: int) -> Split:
 def _coupled(paths: Paths, problem: Problem, estimator: Estimator, group_size: int) -> Array:
     """[F, R] coupled factor of each response, times G, averaged over its peers."""
     prompt, scale = paths.singles.prompt, scale_of(estimator.advantage)
-    if scale is not None and not peers_of(estimator.aggregation) and len(estimator.terms) == 1:
+    if (
+        scale is not None
+        and worth_of(estimator.advantage) is None
+        and not peers_of(estimator.aggregation)
+        and len(estimator.terms) == 1
+    ):
         factor = problem.field.scalar(scale(group_size) * group_size)  # κ (R − E R): peers are independent of it
         return np.asarray(factor * (paths.singles.reward - problem.expected_reward[prompt]))[None]
     each = [_couple(paths, problem, estimator, group_size, x, None).first for x in range(problem.prompts)]
