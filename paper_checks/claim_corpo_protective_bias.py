@@ -135,7 +135,7 @@ CLAIM = Claim(
         "the group mean never pays a failure": never_paid(MEAN, 2),
     },
     algebraic=False,
-    needs=("thm:trajectory-pg", "lem:baseline"),
+    needs=("thm:trajectory-pg", "lem:baseline", "prop:count-rules"),
     wording="the floor ensures that failed solutions are never reinforced (read of E ĝ: none becomes more likely)",
     as_worded=protects,
 )

@@ -114,6 +114,7 @@ CLAIM = Claim(
         "area below 2 arcsin √p": area(arcsine),
     },
     algebraic=False,
+    needs=("prop:count-rules",),
     wording="GRPO climbs the arcsine of the square root of the success probability (read: at any group size)",
     as_worded=climbs(arcsine, 5, engine=True),
 )

@@ -164,13 +164,22 @@ def wherever(problem: Problem, place: Array) -> Listing:
     return Listing(problem, np.concatenate(which), np.concatenate(chance), np.concatenate(anchor))
 
 
+def length_of_list(problem: Problem, count: int, fields: int = 1) -> int:
+    """How many lines :func:`draws` would list."""
+    return sum(_sizes(responses(problem), _means(problem, count), fields))
+
+
+def _sizes(paths: Responses, means: list[tuple[Array, Array]], fields: int) -> list[int]:
+    return [prod(len(means[n][0]) for n in node[node >= 0].tolist()) ** fields for node in paths.node]
+
+
 def draws(problem: Problem, count: int, pattern: Array | None = None, fields: int = 1) -> Listing:
     """Every response with every draw of ``count`` continuations of every prefix.  TooLarge for more than LONGEST lines.
 
     ``fields``: how many times that is done, for ``continuation_value`` and ``second_continuation_value``.
     """
     paths, means = responses(problem), _means(problem, count)
-    sizes = [prod(len(means[n][0]) for n in node[node >= 0].tolist()) ** fields for node in paths.node]
+    sizes = _sizes(paths, means, fields)
     TooLarge.check(f"{problem.name}: every draw", sum(sizes), LONGEST, "draw fewer")
     which, chance = np.repeat(np.arange(len(sizes)), sizes), []
     drawn: list[list[Array]] = [[] for _ in range(fields)]

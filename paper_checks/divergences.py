@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from tpg.numbers import Array
-from tpg.problem.problem import Problem
 
 from paper_checks.stale import STEP, Paths, tangent
+from tpg.numbers import Array
+from tpg.problem.problem import Problem
 
 Value = Callable[["Divergences", Array], Array]
 

@@ -238,9 +238,9 @@ CLAIM = Claim(
     statement="two-valued rewards: any rule that pays u(k) to each of k successes of G and −v(k) to each failure has "
     "E ĝ = h'(p)∇p on each prompt, h'(p) = Σ_s C(G−1,s) p^s (1−p)^{G−1−s} (u(s+1) + v(s)): 1 for RAFT and RLOO, "
     "(G−1)/G for the group mean, Σ_{j<G} (1−p)^j for the mean over accepted, Σ_{j<G−1} (1−p)^j for MaxRL and for "
-    "best-of-N, 1 − p^{G−1} for Reinforce-Rej, (1−p)^{G−1} for grpo_passk, 2(1−p) for PKPO's pairs, 2 − p for the log to "
-    "order 2, 1 − P(S ≥ G/2)/G − P(S = (G−1)/2)/(2G), S ~ Bin(G−1, p), for CoRPO with c = ½, Σ_k C(G,k) p^{k−1} (1−p)^{G−k−1} √(k(G−k))/G for GRPO, over 1 − p^G − (1−p)^G with "
-    "DAPO's filter on the same prompt",
+    "best-of-N, 1 − p^{G−1} for Reinforce-Rej, (1−p)^{G−1} for grpo_passk, 2(1−p) for PKPO's pairs, 2 − p for the log "
+    "to order 2, 1 − P(S ≥ G/2)/G − P(S = (G−1)/2)/(2G), S ~ Bin(G−1, p), for CoRPO with c = ½, Σ_k C(G,k) p^{k−1} "
+    "(1−p)^{G−k−1} √(k(G−k))/G for GRPO, over 1 − p^G − (1−p)^G with DAPO's filter on the same prompt",
     source="ours; the Bernstein form is in arXiv 2605.30154 and arXiv 2510.13651",
     hypotheses=(
         "rewards 0 and 1",

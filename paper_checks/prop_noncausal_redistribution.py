@@ -64,9 +64,9 @@ def causal(problem: Problem) -> Sequence[Finding]:
 
 def potential(end: Callable[[Problem], Array], worth: Callable[[Problem, Array], Array]) -> Check:
     """R·1{t=L} + Φ(W_{0,t}) − Φ(W_{0,t−1}), Φ free but for its ``end``: E ĝ = ∇E[``worth``], by every return."""
-    shaped = Dense(dense.igpo, ending_as(end), any_constant)
 
     def check(problem: Problem) -> Sequence[Finding]:
+        shaped = Dense(dense.igpo, ending_as(end), any_constant)
         wanted = gradient(paying(problem, worth(problem, end(problem))))
         made = [shaped.full(problem), shaped.to_go(problem), shaped.gae(problem, HALF)]
         return [zero("potential differences: E ĝ as their end says", np.concatenate([m - wanted for m in made]))]

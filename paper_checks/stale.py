@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
 from tpg.numbers import Array
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow

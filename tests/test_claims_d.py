@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from paper_checks import common, preferences, spreads
-from tpg.claims import Claim, Finding, close, zero
+from tpg.claims import Claim
 from tpg.claims.cases import cases
 from tpg.claims.record import Check
 from tpg.claims.run import refuted_on
 from tpg.estimators import advantages, dense, pairs
 from tpg.estimators.parts import peers
-from tpg.numbers import FLOAT64, RATIONAL, Array
+from tpg.numbers import RATIONAL, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 from tpg.rollouts import responses
@@ -71,6 +71,18 @@ def abc_on_prefixes(process_reward: Array, reward: Array, length: Array, *, beta
     return dense.masked(paid, np.arange(paid.shape[-1]) < length[..., None])
 
 
+def potential_alone(process_reward: Array, prompt_constant: Array, mask: Array) -> Array:
+    """The potential differences without the outcome."""
+    return dense.red(process_reward, prompt_constant, mask)
+
+
+def values_alone(
+    process_reward: Array, prompt_constant: Array, continuation_value: Array, mask: Array, *, alpha: Any
+) -> Array:
+    """Q^π without the prover."""
+    return continuation_value[..., 1:]
+
+
 def pav_of_the_next(
     process_reward: Array, prompt_constant: Array, reward: Array, length: Array, mask: Array, *, alpha: Any = 3
 ) -> Array:
@@ -117,11 +129,11 @@ def online_dpo_by_size(reward: Array, sequence_logp: Array, sequence_ref_logp: A
 
 PLANTED: list[tuple[str, Any, str, Callable[..., Array]]] = [
     ("prop_noncausal_redistribution", dense, "to_go", to_go_after),
-    ("prop_noncausal_redistribution", dense, "igpo", lambda process_reward: process_reward),
+    ("prop_noncausal_redistribution", dense, "igpo", potential_alone),
     ("claim_gae_of_any_redistribution", dense, "gae", gae_without_decay),
     ("claim_abc_keeps_the_optimum", dense, "abc", abc_on_prefixes),
     ("claim_pav_prover", dense, "pav", pav_of_the_next),
-    ("claim_pav_prover", dense, "pav_myopic", lambda continuation_value, **_: continuation_value[..., 1:]),
+    ("claim_pav_prover", dense, "pav_myopic", values_alone),
     ("claim_prime_potential", dense, "to_go", to_go_after),
     ("claim_prime_potential", advantages, "rloo", advantages.group_mean),
     ("claim_delta_telescopes", dense, "delta", delta_open),
@@ -156,7 +168,7 @@ def test_another_vector_for_g_is_refuted(name: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_engine_that_drops_a_response_is_refuted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_off_by_a_thousandth_is_refuted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = common.brute_force
 
     def wrong(problem: Problem, *args: Any) -> Any:
