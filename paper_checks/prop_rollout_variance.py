@@ -8,19 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from paper_checks.common import PAPER, both
-from paper_checks.continued import LONGEST, draws, length_of_list, reward_variance, row, to_come
+from paper_checks.continued import draws, length_of_list, reward_variance, to_come
 from paper_checks.variances import Walks, variance
 from tpg.claims import Claim, Finding, positive, zero
 from tpg.claims.record import Check
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.table import ESTIMATORS
+from tpg.moments import moments
 from tpg.moments.cost import tokens_by_prompt
+from tpg.moments.split import split
 from tpg.numbers import Array, dot
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
 EXACT, SHARED, OWN = (ESTIMATORS[f"exact_advantage{name}"] for name in ("", "_k1", "_k1_independent"))
-BLOCKS = ESTIMATORS["trepo_block_k1"]
+SAMPLED, BLOCKS = ESTIMATORS["value_baseline"], ESTIMATORS["trepo_block_k1"]
+SHORT = 10_000  # draws in one list: a second for the longest
 Added = Callable[[Walks], Array]  # [P] what one continuation per prefix adds
 
 
@@ -59,7 +62,7 @@ def listed(estimator: Estimator, count: int, added: Added = both_sides, power: i
 
     def check(problem: Problem) -> Sequence[Finding]:
         fields = 2 if "second_continuation_value" in estimator.needs else 1
-        if length_of_list(problem, count, fields) > LONGEST:
+        if length_of_list(problem, count, fields) > SHORT:
             return []
         pattern = odd(problem) if estimator is BLOCKS else None
         listing = draws(problem, count, pattern, fields)
@@ -85,16 +88,10 @@ def engine(problem: Problem) -> Sequence[Finding]:
     added = both_sides(Walks(problem)) / 6
     least = variance(problem, EXACT) / 2
     return [
-        zero(f"{r.name}: Var(3) − Var_A, G = 2, by the engine", halved(problem, replace(r, continuations=3)) - least - added)
+        zero(f"{r.name}: Var(3) − Var_A, G = 2, by the engine", moments(problem, three, 2).variance - least - added)
         for r in (SHARED, OWN)
+        for three in (replace(r, continuations=3),)
     ]
-
-
-def halved(problem: Problem, estimator: Estimator) -> Array:
-    """[P] Var ĝ of two responses."""
-    from tpg.moments import moments
-
-    return moments(problem, estimator, 2).variance
 
 
 def dearer(problem: Problem) -> Sequence[Finding]:
@@ -111,21 +108,17 @@ def dearer(problem: Problem) -> Sequence[Finding]:
 
 
 def parts(problem: Problem) -> Sequence[Finding]:
-    """Per token, Var of (RM − V(s_t)) S_t is that of D_t S_t, states and actions, plus E[‖S_t‖² σ²(W_{0,t})]."""
-    walks = Walks(problem)
-    after = reward_variance(problem)
-    onward = problem.field.zeros(problem.probs.shape)
-    node, token = problem.tree.parent
-    inner = node >= 0
-    onward[node[inner], token[inner]] = after[inner]  # σ² after each token, 0 where the response ends
-    sampled = (walks.reward - walks.along(problem.values[1])) ** 2 * walks.norm2
-    exact = walks.step**2 * walks.norm2
-    wanted = walks.along(onward) * walks.norm2
-    return [zero("continuation part of each token: E[‖S_t‖² σ²(W_{0,t})]", walks.mean(sampled - exact - wanted))]
+    """States and actions vary RM − V(s_t) as they vary D_t; continuations add E Σ_t ‖S_t‖² σ²(W_{0,t}) to the former."""
+    sampled, exact = (split(problem, estimator, 1) for estimator in (SAMPLED, EXACT))
+    wanted = (problem.weights**2 * one_side(Walks(problem))).sum()
+    return [
+        zero("state and action part", [sampled.state - exact.state, sampled.action - exact.action]),
+        zero("continuation part: 0 of D_t, E Σ ‖S_t‖² σ²(W_{0,t}) of RM − V", [exact.continuation, sampled.continuation - wanted]),
+    ]
 
 
 def one_side(walks: Walks) -> Array:
-    """Mutant: the noise of M_t in the credit of token t alone."""
+    """[P] E Σ_t σ²(W_{0,t}) ‖S_t‖², no noise where the response has ended: that of M_t in the credit of token t alone."""
     return spread(walks, np.concatenate([0 * walks.norm2[:, :1], walks.norm2[:, :-1]], axis=1))
 
 
