@@ -16,7 +16,7 @@ from tpg.claims import Claim
 from tpg.claims.cases import cases
 from tpg.claims.record import Check
 from tpg.claims.run import refuted_on
-from tpg.estimators import advantages, dense, pairs
+from tpg.estimators import advantages, dense, margins, pairs
 from tpg.estimators.parts import peers
 from tpg.numbers import RATIONAL, Array
 from tpg.problem import zoo
@@ -105,13 +105,13 @@ def running_maximum(process_reward: Array, mask: Array) -> Array:
 @peers("reward", "sequence_ratio")
 def rebel_as_in_the_repository(reward: Array, sequence_ratio: Array, *, eta: float) -> Array:
     """(Δlog − η ΔR)²: another scale."""
-    return eta**2 * pairs._off_peers("rebel", reward, np.abs(reward)) * 4 / eta
+    return eta**2 * margins.off_peers("rebel", reward, np.abs(reward)) * 4 / eta
 
 
 @peers("reward", "sequence_logp", "sequence_ref_logp")
 def copg_without_reference(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: float) -> Array:
     score = reward - beta * sequence_logp
-    return 2 * pairs._off_peers("copg", score, np.abs(score))
+    return 2 * margins.off_peers("copg", score, np.abs(score))
 
 
 @peers("reward", "sequence_logp", "sequence_ratio")
@@ -124,7 +124,7 @@ def tpo_without_chance(reward: Array, sequence_logp: Array, sequence_ratio: Arra
 @peers("reward", "sequence_logp", "sequence_ref_logp")
 def online_dpo_by_size(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: float) -> Array:
     """The difference of the rewards in place of the label."""
-    return beta * pairs._off_peers("online_dpo", reward, np.abs(reward))
+    return beta * margins.off_peers("online_dpo", reward, np.abs(reward))
 
 
 PLANTED: list[tuple[str, Any, str, Callable[..., Array]]] = [

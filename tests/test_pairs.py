@@ -17,7 +17,7 @@ from tests import references as ref
 from tpg import truth
 from tpg.audit import audit
 from tpg.errors import EstimatorError, TooLarge
-from tpg.estimators import advantages, aggregation, pairs
+from tpg.estimators import advantages, aggregation, margins, pairs
 from tpg.estimators import pairs_expected as expected
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.pairs import ALPHA, BETA, ETA, LAMBDA, TAU
@@ -749,7 +749,7 @@ def test_closed_forms_refuse_what_has_no_logarithm() -> None:
 def test_too_many_pairs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = crooked(0, off_policy=False)
     g = truth.gradient(problem)
-    monkeypatch.setattr(pairs, "MAX_PAIRS", 8)
+    monkeypatch.setattr(margins, "MAX_PAIRS", 8)
     with pytest.raises(TooLarge, match=r"^dpo: every pair of every group would need 9 .*: lower the group size$"):
         pairs.dpo(np.arange(3.0), np.zeros(3), np.zeros(3))
     monkeypatch.setattr(expected, "MAX_PEERS", 10**4)

@@ -14,12 +14,23 @@ from functools import partial
 import numpy as np
 from scipy.special import expit, softmax
 
-from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators import pairs_expected as expected
 from tpg.estimators.advantages import z_score
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.expectations import Expectation
-from tpg.estimators.parts import Part, leave_one_out, peers, too_small
+from tpg.estimators.margins import (
+    check_logs,
+    differences,
+    group_of,
+    log_of,
+    log_ratio,
+    margins,
+    mean_of_pairs,
+    off_peers,
+    push_of,
+    settle,
+)
+from tpg.estimators.parts import Part, leave_one_out, peers
 from tpg.numbers import Array, parse, powers, to_float
 from tpg.rollouts import Model
 
@@ -27,8 +38,6 @@ BETA = 0.1  # TRL's default for DPO, IPO (there called τ), online DPO; here for
 ETA = 1.0  # TPO's own; for REBEL ours
 ALPHA = 0.5  # weight of the token rewards in T-REG and TGDPO: ours
 LAMBDA, TAU = 0.1, 0.5  # weight and gate of TAB-PO: ours
-ROUNDING = 64 * np.finfo(np.float64).eps
-MAX_PAIRS = 3 * 10**7  # pairs held at once
 
 
 float64 = partial(Estimator, numbers="float64")
@@ -61,7 +70,7 @@ def a_star(
     array([0.125])
     """
     reward = to_float(reward)
-    away = _log_ratio("a_star", sequence_logp, sequence_ref_logp)
+    away = log_ratio("a_star", sequence_logp, sequence_ref_logp)
     size = np.abs(reward) + np.abs(prompt_constant) + beta * (1 + np.abs(sequence_logp) + np.abs(sequence_ref_logp))
     return 2 * beta * settle(reward - prompt_constant - beta * away, size)
 
@@ -93,8 +102,8 @@ def dpo(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: 
     >>> dpo(np.array([1.0, 0.0, 0.0]), np.zeros(3), np.zeros(3), beta=1.0)
     array([ 1. , -0.5, -0.5])
     """
-    better = np.sign(_differences("dpo", to_float(reward)))
-    return _mean_of_pairs(better * _push("dpo", better, sequence_logp, sequence_ref_logp, beta))
+    better = np.sign(differences("dpo", to_float(reward)))
+    return mean_of_pairs(better * push_of("dpo", better, sequence_logp, sequence_ref_logp, beta))
 
 
 @peers("reward", "sequence_logp", "sequence_ref_logp")
@@ -109,9 +118,9 @@ def online_dpo(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *,
     >>> online_dpo(np.array([np.log(3), 0.0]), np.zeros(2), np.zeros(2), beta=1.0)
     array([ 0.5, -0.5])
     """
-    margin = _margins("online_dpo", sequence_logp, sequence_ref_logp)
-    label = expit(_differences("online_dpo", to_float(reward)))
-    return _mean_of_pairs(beta * (label - expit(beta * margin)))
+    margin = margins("online_dpo", sequence_logp, sequence_ref_logp)
+    label = expit(differences("online_dpo", to_float(reward)))
+    return mean_of_pairs(beta * (label - expit(beta * margin)))
 
 
 @peers("reward", "sequence_logp", "sequence_ref_logp")
@@ -124,14 +133,14 @@ def ipo(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, tau: f
     >>> ipo(np.array([1.0, 0.0]), np.zeros(2), np.zeros(2), tau=0.5)
     array([ 4., -4.])
     """
-    better = np.sign(_differences("ipo", to_float(reward)))
-    margin = _margins("ipo", sequence_logp, sequence_ref_logp)
-    return _mean_of_pairs(2 * (better / (2 * tau) - np.abs(better) * margin))
+    better = np.sign(differences("ipo", to_float(reward)))
+    margin = margins("ipo", sequence_logp, sequence_ref_logp)
+    return mean_of_pairs(2 * (better / (2 * tau) - np.abs(better) * margin))
 
 
 def rebel_worth(reward: Array, sequence_ratio: Array, *, eta: float = ETA) -> Array:
     """(4/η) S of ``rebel``, S = R − log(π/μ)/η.  [..., G] → [..., G]."""
-    return 4 / eta * (to_float(reward) - _log("rebel", sequence_ratio) / eta)
+    return 4 / eta * (to_float(reward) - log_of("rebel", sequence_ratio) / eta)
 
 
 @leave_one_out(lambda size: Fraction(1), worth=rebel_worth)
@@ -146,14 +155,14 @@ def rebel(reward: Array, sequence_ratio: Array, *, eta: float = ETA) -> Array:
     >>> rebel(np.array([1.0, 0.0]), np.ones(2))
     array([ 4., -4.])
     """
-    away = _log("rebel", sequence_ratio)
+    away = log_of("rebel", sequence_ratio)
     size = np.abs(to_float(reward)) + (1 + np.abs(away)) / eta
-    return 4 / eta * _off_peers("rebel", to_float(reward) - away / eta, size)
+    return 4 / eta * off_peers("rebel", to_float(reward) - away / eta, size)
 
 
 def copg_worth(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta: float = BETA) -> Array:
     """2 S of ``copg``, S = R − β log π/ref.  [..., G] → [..., G]."""
-    return 2 * (to_float(reward) - beta * _log_ratio("copg", sequence_logp, sequence_ref_logp))
+    return 2 * (to_float(reward) - beta * log_ratio("copg", sequence_logp, sequence_ref_logp))
 
 
 @leave_one_out(lambda size: Fraction(1), worth=copg_worth)
@@ -169,9 +178,9 @@ def copg(reward: Array, sequence_logp: Array, sequence_ref_logp: Array, *, beta:
     >>> copg(np.array([1.0, 0.0]), np.array([-1.0, -1.0]), np.array([-3.0, -1.0]), beta=0.25)
     array([ 1., -1.])
     """
-    away = _log_ratio("copg", sequence_logp, sequence_ref_logp)
+    away = log_ratio("copg", sequence_logp, sequence_ref_logp)
     size = np.abs(to_float(reward)) + beta * (np.abs(sequence_logp) + np.abs(sequence_ref_logp))
-    return 2 * _off_peers("copg", to_float(reward) - beta * away, size)
+    return 2 * off_peers("copg", to_float(reward) - beta * away, size)
 
 
 @peers("reward", "sequence_logp", "sequence_ratio")
@@ -186,8 +195,8 @@ def tpo(reward: Array, sequence_logp: Array, sequence_ratio: Array, *, eta: floa
     >>> tpo(np.array([1.0, 0.0]), np.log([0.25, 0.25]), np.ones(2)).round(3)
     array([ 0.762, -0.762])
     """
-    size = _group("tpo", reward)
-    away = _log("tpo", sequence_ratio)
+    size = group_of("tpo", reward)
+    away = log_of("tpo", sequence_ratio)
     tilt = z_score(to_float(reward), ddof=0, eps=0.0) / eta - away
     tilt = settle(tilt - tilt[..., :1], 1 + np.abs(away).max(-1, keepdims=True))
     return size * (softmax(sequence_logp + tilt, axis=-1) - softmax(sequence_logp, axis=-1))
@@ -216,8 +225,8 @@ def t_reg(
     array([[ 1.25],
            [-0.75]])
     """
-    better = np.sign(_differences("t_reg", to_float(reward)))
-    push = _push("t_reg", better, sequence_logp, sequence_ref_logp, beta)
+    better = np.sign(differences("t_reg", to_float(reward)))
+    push = push_of("t_reg", better, sequence_logp, sequence_ref_logp, beta)
     signed, plain = (better * push).sum(-1)[..., None], push.sum(-1)[..., None]
     paid = alpha * to_float(process_reward)
     return 2 * settle(signed + paid * plain, plain * (1 + np.abs(paid))) / (reward.shape[-1] - 1)
@@ -244,8 +253,8 @@ def tgdpo(
     array([[ 1.5],
            [-0.5]])
     """
-    better = np.sign(_differences("tgdpo", to_float(reward)))
-    away, paid = _log_ratio("tgdpo", logp, ref_logp), alpha * beta * to_float(process_reward)
+    better = np.sign(differences("tgdpo", to_float(reward)))
+    away, paid = log_ratio("tgdpo", logp, ref_logp), alpha * beta * to_float(process_reward)
     chosen, rejected = ((v * away).sum(-1) for v in (1 + paid, 1 - paid))
     gap = beta * (chosen[..., :, None] - rejected[..., None, :])  # [i, j]: i chosen, j rejected
     wins = ((better > 0) * beta * expit(-gap)).sum(-1)[..., None]
@@ -275,8 +284,8 @@ def tab_po(
     array([[ 3.,  1.],
            [-1., -1.]])
     """
-    better = np.sign(_differences("tab_po", to_float(reward)))
-    push = _push("tab_po", better, sequence_logp, sequence_ref_logp, beta)
+    better = np.sign(differences("tab_po", to_float(reward)))
+    push = push_of("tab_po", better, sequence_logp, sequence_ref_logp, beta)
     gate = to_float(prob) < tau  # never behind the end, where it reads 1
     extra = lam * (better > 0).sum(-1)[..., None] * gate / np.maximum(gate.sum(-1, keepdims=True), 1)
     total = (better * push).sum(-1)[..., None] + extra
@@ -289,74 +298,8 @@ def supported(sequence_logp: Array) -> Array:
     >>> supported(np.array([-1.0]))
     array([1.])
     """
-    _check("supported", sequence_logp)
+    check_logs("supported", sequence_logp)
     return np.ones(sequence_logp.shape)
-
-
-# Shared arithmetic
-
-
-def settle(value: Array, size: Array) -> Array:
-    """``value``, exactly 0 where it is no more than the rounding of terms of ``size``.
-
-    >>> settle(np.array([0.1 + 0.2 - 0.3, 0.1]), np.array([0.3, 0.3]))
-    array([0. , 0.1])
-    """
-    return np.where(np.abs(value) <= ROUNDING * size, 0.0, value)
-
-
-def _group(name: str, reward: Array) -> int:
-    size = reward.shape[-1]
-    if size < 2:
-        raise too_small(name, size, 2)
-    return size
-
-
-def _check(name: str, *logs: Array) -> None:
-    if not all(np.isfinite(log).all() for log in logs):
-        raise EstimatorError(f"{name} takes log-probabilities, a response of probability 0 has none: give full support")
-
-
-def _log(name: str, ratio: Array) -> Array:
-    if not (to_float(ratio) > 0).all():
-        raise EstimatorError(f"{name} takes the log of π/μ, a response of probability 0 has none: give full support")
-    return np.log(to_float(ratio))
-
-
-def _log_ratio(name: str, logp: Array, ref_logp: Array) -> Array:
-    _check(name, logp, ref_logp)
-    return logp - ref_logp
-
-
-def _differences(name: str, values: Array) -> Array:
-    """[..., G, G] value_i − value_j."""
-    size = _group(name, values)
-    TooLarge.check(f"{name}: every pair of every group", values.size * size, MAX_PAIRS, "lower the group size")
-    return values[..., :, None] - values[..., None, :]
-
-
-def _margins(name: str, logp: Array, ref_logp: Array) -> Array:
-    """[..., G, G] log π/ref(W_i) − log π/ref(W_j)."""
-    size = np.abs(logp) + np.abs(ref_logp)
-    margin = _differences(name, _log_ratio(name, logp, ref_logp))
-    return settle(margin, size[..., :, None] + size[..., None, :])
-
-
-def _push(name: str, better: Array, logp: Array, ref_logp: Array, beta: float) -> Array:
-    """[..., G, G] β σ(−β d) of each labelled pair, 0 where there is no label."""
-    return np.where(better == 0, 0.0, beta * expit(-beta * better * _margins(name, logp, ref_logp)))
-
-
-def _mean_of_pairs(pair: Array) -> Array:
-    """[..., G] 2 · mean_{j≠i} f(i, j)."""
-    return 2 * settle(pair.sum(-1), np.abs(pair).sum(-1)) / (pair.shape[-1] - 1)
-
-
-def _off_peers(name: str, score: Array, size: Array) -> Array:
-    """[..., G] S_i − mean_{j≠i} S_j: the mean over pairs where f is linear."""
-    group = _group(name, score)
-    gap = (group * score - score.sum(-1, keepdims=True)) / (group - 1)
-    return settle(gap, size.max(-1, keepdims=True))
 
 
 def _rows() -> list[Estimator]:

@@ -1,0 +1,316 @@
+"""claim:more-rollouts-pay: variance × generated tokens of credit from continuations, against RLOO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paper_checks.common import both
+from paper_checks.continued import reward_variance, sets, to_come
+from paper_checks.variances import Walks
+from tpg.claims import Claim, Finding, positive, zero
+from tpg.claims.record import Check
+from tpg.estimators import continuations
+from tpg.estimators.estimator import Estimator
+from tpg.estimators.table import ESTIMATORS
+from tpg.moments import moments
+from tpg.moments.cost import tokens_by_prompt
+from tpg.numbers import RATIONAL, Array, dot
+from tpg.problem import zoo
+from tpg.problem.problem import Problem, make
+from tpg.problem.tree import grow
+
+BLOCK, VINE, EVERY = (ESTIMATORS[name] for name in ("trepo_block_k1", "vineppo_k", "exact_advantage_k1"))
+RETURN = ESTIMATORS["reinforce_baseline"]  # RLOO of an endless group
+Marks = Callable[[Walks], list[Array]]  # tables [R, T], equally likely: is a value drawn at the prefix of t tokens?
+
+
+# The price in closed form
+
+
+class Price(NamedTuple):
+    """Per response, by prompt [P]: variance a + b/K, tokens c + d K."""
+
+    a: Array
+    b: Array
+    c: Array
+    d: Array
+
+    def at(self, count: int) -> Array:
+        """[P] variance × tokens with ``count`` continuations of every prefix where a block ends."""
+        return (self.a + self.b / count) * (self.c + self.d * count)
+
+    def above(self, bar: Array) -> bool:
+        """Whether variance × tokens = ac + bd + ad K + bc/K ≥ ac + bd + 2 √(abcd) exceeds ``bar`` [P] for every K."""
+        left = bar - self.a * self.c - self.b * self.d
+        return bool(((left < 0) | (left * left < 4 * self.a * self.b * self.c * self.d)).all())
+
+
+class Frontier:
+    """What a row pays, worked out from the list of responses; ``marks``: where its blocks end."""
+
+    def __init__(self, problem: Problem, marks: Marks) -> None:
+        self.problem, self.walks, self.marks = problem, Walks(problem), marks
+
+    @cached_property
+    def length(self) -> Array:
+        """[P] E L."""
+        return self.walks.mean(self.problem.field.array(self.walks.paths.length))
+
+    def noise(self, mark: Array) -> Array:
+        """[R] Σ σ²(W_{0,u}) (‖Z before u‖² + ‖Z after u‖²) over the marks u."""
+        walks, steps = self.walks, range(self.problem.horizon)
+        spread = walks.along(reward_variance(self.problem))
+        before, after = 0 * spread, 0 * spread
+        back = ahead = 0 * walks.whole
+        for t in steps:  # ``back``: scores since the last mark
+            before[:, t] = dot(back, back)
+            back = np.where(mark[:, t : t + 1], 0 * back, back) + walks.score[:, t]
+        for t in reversed(steps):  # ``ahead``: scores up to the next mark
+            ahead = ahead + walks.score[:, t]
+            after[:, t] = dot(ahead, ahead)
+            ahead = np.where(mark[:, t : t + 1], 0 * ahead, ahead)
+        return (np.where(mark, spread, 0 * spread) * (before + after)).sum(1)
+
+    def price(self, estimator: Estimator) -> Price:
+        """Variance with exact values by enumeration, the rest by hand."""
+        walks, left = self.walks, self.walks.along(to_come(self.problem))
+        tables = self.marks(walks)
+        noise = [walks.mean(self.noise(mark)) for mark in tables]
+        tokens = [walks.mean(np.where(mark, left, 0 * left).sum(1)) for mark in tables]
+        least = moments(self.problem, replace(estimator, continuations=None), 1).variance
+        return Price(least, sum(noise) / len(tables), self.length, sum(tokens) / len(tables))
+
+    def group(self) -> Array:
+        """[P] variance × tokens per response of RLOO in an endless group, its least."""
+        return moments(self.problem, RETURN, 1).variance * self.length
+
+
+def by_coins(walks: Walks) -> list[Array]:
+    """Every set of anchors, and the root."""
+    patterns = [pattern[:-1] | (np.arange(len(pattern) - 1) == 0) for pattern in sets(walks.problem.horizon)]
+    return [np.tile(pattern, (len(walks.score), 1)) for pattern in patterns]
+
+
+def after_zeros(walks: Walks) -> list[Array]:
+    """After every token 0, and the root."""
+    token = walks.paths.token
+    return [np.concatenate([token[:, :1] == token[:, :1], token[:, :-1] == 0], axis=1)]
+
+
+def everywhere(walks: Walks) -> list[Array]:
+    """At every prefix."""
+    return [walks.paths.mask]
+
+
+def after_one(walks: Walks) -> list[Array]:
+    """After the first token, and the root."""
+    return [np.tile(np.arange(walks.problem.horizon) < 2, (len(walks.score), 1))]
+
+
+def anchored_at(*places: int) -> Estimator:
+    """Blocks that end at these positions in every response."""
+
+    def law(horizon: int) -> tuple[Array, Array]:
+        pattern = np.isin(np.arange(horizon + 1), places)[None]
+        return pattern, np.full((1, horizon + 1), Fraction(1), dtype=object)
+
+    return Estimator("placed", continuations.block, anchors=law, continuations=1)
+
+
+ROWS: list[tuple[Estimator, Marks]] = [
+    (BLOCK, by_coins),
+    (VINE, after_zeros),
+    (EVERY, everywhere),
+    (anchored_at(1), after_one),
+]
+
+
+# Checks
+
+
+def paid(problem: Problem, estimator: Estimator, count: int) -> Array:
+    """[P] variance × generated tokens, by the engine."""
+    drawn = replace(estimator, continuations=count)
+    return moments(problem, drawn, 1).variance * tokens_by_prompt(problem, drawn, 1)
+
+
+def frontier(estimator: Estimator, marks: Marks, counts: tuple[int, ...] = (1, 3)) -> Check:
+    """Variance × tokens is (a + b/K)(c + d K)."""
+
+    def check(problem: Problem) -> Sequence[Finding]:
+        price = Frontier(problem, marks).price(estimator)
+        gaps = [paid(problem, estimator, count) - price.at(count) for count in counts]
+        return [zero(f"{estimator.name}: variance × tokens = (a + b/K)(c + dK)", np.concatenate(gaps))]
+
+    return check
+
+
+def dearer(estimator: Estimator, marks: Marks, factor: str) -> Check:
+    """Variance × tokens above ``factor`` times that of RLOO, whatever K."""
+
+    def check(problem: Problem) -> Sequence[Finding]:
+        found = Frontier(problem, marks)
+        bar = problem.field.scalar(factor) * found.group()
+        price = found.price(estimator)
+        least = [price.at(count) for count in range(1, 40)]
+        shown = np.min([(x / found.group()).astype(float) for x in least], axis=0).round(2)
+        return [Finding(f"{estimator.name}: above {factor} × RLOO for every K", price.above(bar), f"{shown} × at K < 40")]
+
+    return check
+
+
+def pays(problem: Problem) -> Sequence[Finding]:
+    """As worded: for some K below 40 VinePPO or TRePO's blocks cost less than RLOO."""
+    out = []
+    for estimator, marks in ROWS[:2]:
+        found = Frontier(problem, marks)
+        price, bar = found.price(estimator), found.group()
+        best = any(bool((price.at(count) < bar).all()) for count in range(1, 40))
+        out.append(Finding(f"{estimator.name}: some K is cheaper than RLOO", best, f"{bar}"))
+    return out
+
+
+def cost_left_out(problem: Problem) -> Sequence[Finding]:
+    """Mutant: continuations are free."""
+    price = Frontier(problem, everywhere).price(EVERY)
+    return [zero("variance × tokens", paid(problem, EVERY, 1) - price._replace(d=0 * price.d).at(1))]
+
+
+def root_for_free(walks: Walks) -> list[Array]:
+    """Mutant: the value of the root is not paid for."""
+    return [mark & (np.arange(mark.shape[1]) > 0) for mark in by_coins(walks)]
+
+
+def root_alone(walks: Walks) -> list[Array]:
+    """Mutant: only the root is paid for."""
+    return [np.tile(np.arange(walks.problem.horizon) < 1, (len(walks.score), 1))]
+
+
+# Constructed problems
+
+
+def coins(horizon: int, key: int) -> Problem:
+    """Fair coins, one of which is the reward: the first (``key`` = 0) or the last (−1)."""
+    tree = grow(2, horizon, 1)
+    rewards = RATIONAL.zeros(tree.inner.shape)
+    level = 0 if key == 0 else horizon - 1
+    rewards[tree.at(level), 1] = RATIONAL.scalar(1)
+    fair = np.full(tree.inner.shape, RATIONAL.scalar("1/2"))
+    return make(tree, fair, rewards, field=RATIONAL, name=f"{horizon} coins, key {'first' if key == 0 else 'last'}")
+
+
+class Line(NamedTuple):
+    """A law of the cost on ``horizon`` coins."""
+
+    what: str
+    key: int
+    row: Callable[[int], Estimator]
+    law: Callable[[int], Price]  # horizon → a, b in units of 1/8, c, d
+
+
+def priced(a: Any, b: Any, c: Any, d: Any) -> Price:
+    """A price of one prompt in exact numbers."""
+    return Price(*(np.array([Fraction(x)]) for x in (a, b, c, d)))
+
+
+def lucky(horizon: int) -> Fraction:
+    """The chance 2^{1−T} of the prefix before the last token."""
+    return Fraction(2, 2**horizon)
+
+
+LINES = [
+    Line("key first, one anchor after it", 0, lambda t: anchored_at(1), lambda t: priced(0, 1, t, 2 * t - 1)),
+    Line("key first, every token", 0, lambda t: EVERY, lambda t: priced(0, 1, t, Fraction(t * (t + 1), 2))),
+    Line("key last, anchor before it", -1, lambda t: anchored_at(t - 1), lambda t: priced(1 - lucky(t), 2 * t - 1, t, t + 1)),
+    Line(
+        "key last, every token",
+        -1,
+        lambda t: EVERY,
+        lambda t: priced(1 - lucky(t), 2 * t - 1, t, Fraction(t * (t + 1), 2)),
+    ),
+]
+
+
+def rloo(key: int, horizon: int) -> Fraction:
+    """What an endless group of RLOO pays on coins, in units of 1/8."""
+    return horizon * (horizon - (1 if key == 0 else lucky(horizon)))
+
+
+def ratio(line: Line, horizon: int, count: int) -> Fraction:
+    """Variance × tokens over that of RLOO."""
+    return Fraction(line.law(horizon).at(count)[0] / rloo(line.key, horizon))
+
+
+def on_coins(line: Line) -> Finding:
+    """The law of the cost, and RLOO's, against the engine."""
+    gaps: list[Any] = []
+    for horizon in (2, 3, 4, 6):
+        problem = coins(horizon, line.key)
+        gaps.append(8 * Frontier(problem, everywhere).group()[0] - RATIONAL.scalar(rloo(line.key, horizon)))
+        for count in (1, 9):
+            law = line.law(horizon).at(count)[0]
+            gaps.append(8 * paid(problem, line.row(horizon), count)[0] - RATIONAL.scalar(law))
+    return zero(f"{line.what}: variance × tokens with 2, 3, 4, 6 coins, K = 1, 9", gaps)
+
+
+def loses(line: Line, factor: Callable[[int], int]) -> Finding:
+    """Above ``factor`` times RLOO for every K, at 2 to 40 coins."""
+    lost = [line.law(t).above(np.array([factor(t) * rloo(line.key, t)])) for t in range(2, 41)]
+    return Finding(f"{line.what}: above {factor(2)} (T = 2) … {factor(40)} (T = 40) × RLOO for every K", all(lost), f"{sum(lost)} of 39", 39)
+
+
+def example() -> Sequence[Finding]:
+    """Coins by hand: ‖S_t‖² = 1/2, RLOO's variance is E[(w − 1/2)² ‖Z‖²] − ‖g‖² = T/8 − ‖g‖².
+
+    Key first: ‖g‖² = 1/8; σ² = 1/4 at the root and 0 after.  An anchor after the key: Var = 1/(8K), of the root alone, for T
+    tokens, K T from the root and K (T − 1) from the anchor.  Every token: the same, K T(T + 1)/2 tokens of continuations.
+    Key last: ‖g‖² = 2^{1−T}/8, shared among the prefixes that come before it; σ² = 1/4 at all.  An anchor before the key:
+    1/8 − ‖g‖² + (T − 1)/(4K) + 1/(8K) for T + K (T + 1) tokens; every token: added noise (1/(4K)) (T/2 + (T − 1)/2), as much.
+    """
+    one, every, before, last = LINES
+    return [
+        *(on_coins(line) for line in LINES),
+        zero("one anchor after the key, four coins, K = 1: 11/12 of RLOO", ratio(one, 4, 1) - Fraction(11, 12)),
+        zero("and 23/56 with eight", ratio(one, 8, 1) - Fraction(23, 56)),
+        positive("with three, K = 1, it loses", ratio(one, 3, 1) - 1),
+        zero("every token, six coins, K = 1: 9/10 of RLOO", ratio(every, 6, 1) - Fraction(9, 10)),
+        positive("with four, K = 1, it loses", ratio(every, 4, 1) - 1),
+        loses(before, lambda t: 2),
+        loses(last, lambda t: t),
+        *(found for r, m in ROWS for found in dearer(r, m, "4")(zoo.key_last())),
+        *(found for r, m in ROWS for found in dearer(r, m, "1")(zoo.key_first())),
+    ]
+
+
+CLAIM = Claim(
+    label="claim:more-rollouts-pay",
+    statement="variance × generated tokens of credit from K continuations is (a + b/K)(c + dK); against RLOO of an endless group "
+    "it pays where an early token decides and the horizon is long (coins, key first, an anchor after it: (T/K + 2T − 1)/(T(T − 1)) "
+    "of RLOO's, 11/12 at T = 4, K = 1), loses where the last decides (more than twice, every token more than T times), and for "
+    "TRePO's blocks with coins on every random tree listed (more than 3/2 times, whatever K)",
+    source="arXiv 2410.01679, 2506.02553 (that it pays); the frontier is ours",
+    hypotheses=(
+        "continuations are shared between neighbouring blocks but not between responses",
+        "sampled tokens are the whole cost",
+        "variance per response; RLOO at its least, G → ∞",
+    ),
+    check=both(*(frontier(*each) for each in ROWS), dearer(BLOCK, by_coins, "3/2")),
+    example=example,
+    mutants={
+        "continuations are free": cost_left_out,
+        "the root is free": frontier(BLOCK, root_for_free),
+        "only the root is paid for": frontier(BLOCK, root_alone),
+        "every prefix is paid for": frontier(BLOCK, everywhere),
+        "dearer by more than 9 times": dearer(BLOCK, by_coins, "9"),
+    },
+    needs=("prop:rollout-variance", "prop:trepo-block"),
+    algebraic=False,
+    wording="values from extra rollouts are worth their tokens",
+    as_worded=pays,
+)
