@@ -152,8 +152,8 @@ def _turned(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for row in inside:
         if row["name"] in NAMED:
             label, *place, side = NAMED[row["name"]]
-            where = {"xytext": place, "ha": side, "va": "center", "fontsize": 6, "arrowprops": line}
-            axes.annotate(label, (row["turned"], row["noise"]), **where)
+            look = {"xytext": place, "ha": side, "va": "center", "fontsize": 6, "arrowprops": line}
+            axes.annotate(label, (row["turned"], row["noise"]), **look)
     beyond = sorted((row for row in rows if row not in inside), key=lambda row: row["noise"])
     lines = [f"{row['name']}: {row['turned']:.2g}, {row['noise']:.3g}" for row in beyond]
     text = "\n".join(["beyond the axes (bias, noise):", *lines])

@@ -23,14 +23,15 @@ from tpg.numbers import FLOAT64
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:trepo-interpolation"
+CLAIM = "alg:trepo"
 CAPTION = (
     "Every position is an anchor with chance ρ.  Interpolated advantages (a) follow ρ g, no more than the anchors "
     "alone do (weighted by 1/ρ: reading d), and for every ρ < 1 with more noise; interpolated values (b) are turned "
     "for every ρ < 1; telescoped blocks (c) have E ĝ = g and, with exact values, less noise than RLOO at every ρ and "
-    "never more than anchors alone.  Where each value is one fresh continuation (K = 1), every reading needs about "
-    "twice the generated tokens of RLOO or more for the same noise; blocks need more than three times as many, and "
-    "the more anchors the more.  G = 8; top: fixed length, tabular; bottom: unequal lengths, shared parameters."
+    "never more than anchors alone.  Where each value is one fresh continuation (K = 1), M_0 of every response "
+    "included, every reading needs about twice the generated tokens of RLOO or more for the same noise; blocks need "
+    "more than three times as many, and the more anchors the more.  G = 8; top: fixed length, tabular; bottom: "
+    "unequal lengths, shared parameters."
 )
 SIZE = 8
 EVEN = 1e-9  # relative: two routes to one number

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tpg.estimators import continuations
 from tpg.estimators.estimator import Estimator
+from tpg.estimators.parts import Part
 from tpg.estimators.table import ESTIMATORS
 from tpg.figures.style import DARK, MIDDLE, figure
 from tpg.moments import collapse
@@ -24,17 +25,18 @@ from tpg.problem.tree import grow
 
 CLAIM = "claim:more-rollouts-pay"
 CAPTION = (
-    "Telescoped blocks at fixed anchors, each value the mean of the best number K of fresh continuations, the "
-    "prompt's mean known as it is to RLOO at large G; six random policies (bars: smallest and largest, lines: "
-    "geometric mean), two tokens, RM = 2·[the critical token] + a number in (0, 1) for each response.  A value at "
-    "every token (VinePPO with steps of one token) loses for a late critical token and for random rewards, the longer "
-    "the response the more.  One anchor right after an early critical token wins.  So does one before the last token "
-    "of a long response when that token decides, since a continuation is one token there: early anchors are not the "
-    "only ones that pay."
+    "Telescoped blocks at fixed anchors, each value the mean of the best number K of fresh continuations, against "
+    "RLOO at large G; five random policies (lines: geometric mean, bars: smallest and largest), two tokens, RM = "
+    "2·[the critical token] + a number in (0, 1) for each response.  Bottom, as TRePO and VinePPO have it, every "
+    "response draws K continuations of the prompt too: only one anchor right after an early critical token wins, and "
+    "only over a long horizon.  Top: that value, the prompt's mean, is shared by the group and free, as it is for "
+    "RLOO: then an anchor after an early critical token wins at every horizon, and one before the last token wins "
+    "over a long horizon when that token decides, because a continuation is one token there.  A value at every token "
+    "loses in both for a late critical token and for random rewards, the longer the response the more."
 )
 KINDS = {"critical token first": 0, "critical token last": -1, "random rewards": None}
 CRITICAL = 2  # rewards
-POLICIES = 6
+POLICIES = 5
 EVEN = 1e-9  # relative: two routes to one number
 FIRST, MIDST, LAST, EVERY = "one after the first token", "one in the middle", "one before the last token", "every token"
 
@@ -45,19 +47,20 @@ def readings(horizon: int) -> dict[str, tuple[int, ...]]:
 
 
 def compute(smoke: bool) -> dict[str, Any]:
-    """Var ĝ × generated tokens against RLOO's, for every reading, kind of reward and horizon."""
+    """Var ĝ × generated tokens against RLOO's, for every reading, kind of reward and horizon, both ways to get M_0."""
     horizons, seeds = (range(3, 5), range(1)) if smoke else (range(3, 11), range(POLICIES))
     out: dict[str, Any] = {"horizon": list(horizons), "panels": []}
     for kind, critical in KINDS.items():
-        curves: dict[str, dict[str, list[Any]]] = {name: {"ratio": [], "best": []} for name in readings(3)}
-        for horizon in horizons:
-            problems = [task(critical, horizon, seed) for seed in seeds]
-            for name, places in readings(horizon).items():
-                found = [_against_rloo(problem, places) for problem in problems]
-                curves[name]["ratio"].append([ratio for ratio, _ in found])
-                curves[name]["best"].append([best for _, best in found])
-        out["panels"].append({"kind": kind, "curves": curves})
+        problems = {horizon: [task(critical, horizon, seed) for seed in seeds] for horizon in horizons}
+        for root, part in ROOTS.items():
+            curves = {name: _curve(problems, name, part) for name in readings(3)}
+            out["panels"].append({"kind": kind, "root": root, "curves": curves})
     return out
+
+
+def _curve(problems: dict[int, list[Problem]], name: str, part: Part) -> dict[str, list[list[float]]]:
+    found = [[_against_rloo(each, part, readings(n)[name]) for each in some] for n, some in problems.items()]
+    return {key: [[pair[i] for pair in each] for each in found] for i, key in enumerate(("ratio", "best"))}
 
 
 def task(critical: int | None, horizon: int, seed: int) -> Problem:
@@ -79,16 +82,19 @@ def at(horizon: int, *, places: tuple[int, ...]) -> tuple[Array, Array]:
     return pattern, np.full((1, horizon + 1), Fraction(1), dtype=object)
 
 
-def block(anchor: Array, length: Array, continuation_value: Array, expected_reward: Array) -> Array:
+def shared_root(anchor: Array, length: Array, continuation_value: Array, expected_reward: Array) -> Array:
     """``continuations.block``, the first block with the prompt's own mean."""
     mean = np.broadcast_to(expected_reward[..., None], continuation_value[..., :1].shape)
     values = np.concatenate([mean, continuation_value[..., 1:]], axis=-1)
     return continuations.block(anchor, length, values)
 
 
-def _against_rloo(problem: Problem, places: tuple[int, ...]) -> tuple[float, int]:
+ROOTS: dict[str, Part] = {"shared": shared_root, "own": continuations.block}
+
+
+def _against_rloo(problem: Problem, part: Part, places: tuple[int, ...]) -> tuple[float, int]:
     """(V + C/K)(T + K·c) at its best K, over that of RLOO at large G; and K."""
-    exact = Estimator("blocks", block, anchors=partial(at, places=places))
+    exact = Estimator("blocks", part, anchors=partial(at, places=places))
     one, length = replace(exact, continuations=1), problem.horizon
     fixed, extra = _variance(problem, exact), float(generated_tokens(problem, one, 1)) - length
     noise = _variance(problem, one) - fixed
@@ -113,26 +119,31 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+TITLES = {"shared": "root free", "own": "root drawn too"}
+
+
 def draw(data: dict[str, Any]) -> Figure:
-    """A panel for each kind of reward."""
-    out = figure(7.2, 3.1)
-    panels = out.subplots(1, 3, sharey=True)
-    places = np.array(data["horizon"])
-    for axes, found in zip(panels, data["panels"], strict=True):
+    """A column for each kind of reward, a row for each way to get the prompt's mean."""
+    out = figure(7.2, 4.8)
+    grid = out.subplots(len(TITLES), len(KINDS), sharex=True, sharey=True)
+    kinds, roots, places = list(KINDS), list(TITLES), np.array(data["horizon"])
+    for found in data["panels"]:
+        axes = grid[roots.index(found["root"]), kinds.index(found["kind"])]
         for shift, (name, curve) in zip((-0.12, -0.04, 0.04, 0.12), found["curves"].items(), strict=True):
             ratio, look = np.array(curve["ratio"]), LOOKS[name]
             axes.vlines(places + shift, ratio.min(1), ratio.max(1), color=look["color"], lw=0.7, alpha=0.6)
-            middle = np.exp(np.log(ratio).mean(1))
-            axes.plot(places + shift, middle, label=name, lw=1.3, ms=4, **look)
+            axes.plot(places + shift, np.exp(np.log(ratio).mean(1)), label=name, lw=1.3, ms=4, **look)
         axes.axhline(1, color="black", lw=0.8, zorder=1)
         axes.set_yscale("log")
-        axes.set_title(found["kind"], loc="left")
-        axes.set_xlabel("horizon T [tokens]")
+        axes.set_title(f"{found['kind']}; {TITLES[found['root']]}", loc="left")
         axes.set_xticks(places)
-    panels[0].set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
-    panels[0].minorticks_off()
-    panels[0].set_ylabel("generated tokens for the same noise\n(variance × tokens), RLOO = 1")
+    grid[0, 0].set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    grid[0, 0].minorticks_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("horizon T [tokens]")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("generated tokens for the same noise\n(variance × tokens), RLOO = 1", fontsize=7)
     out.legend(
-        *panels[0].get_legend_handles_labels(), ncols=4, frameon=False, loc="outside lower center", title="anchors:"
+        *grid[0, 0].get_legend_handles_labels(), ncols=4, frameon=False, loc="outside lower center", title="anchors:"
     )
     return out

@@ -37,7 +37,7 @@ def between_anchors(anchor: Array, continuation_value: Array) -> Array:
 
 
 def one_draw(name: str, factor: int) -> Check:
-    """``factor`` · g at the positions 1, 3, … and at the others as the reading has it, every drawn continuation listed."""
+    """Anchors at 1, 3, …: ``factor`` times E[D_t S_t] there, for blocks everywhere; every drawn continuation listed."""
 
     def check(problem: Problem) -> Sequence[Finding]:
         pattern = np.arange(problem.horizon + 1) % 2 == 1
@@ -49,7 +49,7 @@ def one_draw(name: str, factor: int) -> Check:
 
 
 def signal(met: int) -> Check:
-    """The tokens that are no anchors add ``met`` times their E[D_t S_t]: 0, or as worded 1, whenever there is an anchor."""
+    """Where there is an anchor, the tokens that are none add ``met`` times their E[D_t S_t]: 0, or as worded 1."""
 
     def check(problem: Problem) -> Sequence[Finding]:
         gaps = [
@@ -93,9 +93,9 @@ def noise(problem: Problem, estimator: Estimator, scale: int) -> Array:
 
 CLAIM = Claim(
     label="alg:trepo",
-    statement="TRePO estimates g as follows, anchors drawn blindly with chance ρ: anchors alone and (a) interpolated "
-    "advantages, its words, ρ g, the interpolated tokens adding 0; (b) interpolated values a turned g; (c) block-telescoped "
-    "values and (d) anchors over ρ exactly g",
+    statement="anchors drawn blindly with chance ρ, E ĝ is ρ g for anchors alone and for (a) interpolated advantages, "
+    "as worded, whose interpolated tokens add nothing; a turned g for (b) interpolated values; exactly g for (c) "
+    "block-telescoped values and (d) anchors over ρ",
     source=f"{PAPER}, in words only; the readings are ours",
     hypotheses=("anchors are blind to the response", "continuations are fresh, from the current policy"),
     check=both(
@@ -120,6 +120,7 @@ CLAIM = Claim(
         "prop:trepo-block",
         "prop:trepo-inverse-probability",
     ),
-    wording="advantages estimated at a few random tokens and interpolated between them estimate the advantage at all tokens",
+    wording="advantages estimated at a few random tokens and interpolated between them estimate the advantage at all "
+    "tokens",
     as_worded=signal(1),
 )

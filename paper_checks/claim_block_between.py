@@ -42,7 +42,9 @@ def midway(problem: Problem) -> Sequence[Finding]:
     """Two tokens: coins are half way between the limits."""
     if problem.horizon != 2:
         return []
-    return [zero("two tokens: half way", 2 * variance(problem, BLOCK) - variance(problem, NONE) - variance(problem, ALL))]
+    return [
+        zero("two tokens: half way", 2 * variance(problem, BLOCK) - variance(problem, NONE) - variance(problem, ALL))
+    ]
 
 
 def one_anchor(factor: int = 2, everywhere: bool = False) -> Check:
@@ -119,19 +121,22 @@ def by_share(problem: Problem) -> Sequence[Finding]:
 def example() -> Sequence[Finding]:
     """E‖ĝ‖² by hand, in units of 1/4096.  ``dearer``: M = 3/8, 3/4 after 0, 0 after 00; ‖S‖² = 1/2; 9/8, 1/8; 1/2.
 
-    No anchor: 1/2 · 9/64 · 1/2 + 3/8 · 25/64 · 5/8 + 1/8 · 9/64 · 17/8 = 144 + 375 + 153 = 672.  At 1: 144 + 144, then 1/4
-    on the second token of 01, −3/4 on both of 00·: 12 + 468, so 768.  At 2: 144 + 375 + 117 = 636.  At both: 288 + 12 +
-    324 = 624.  Coins: 675, 3 above the dearer limit.  Anchors at 1 give the third token noise of the second.
+    No anchor: 1/2 · 9/64 · 1/2 + 3/8 · 25/64 · 5/8 + 1/8 · 9/64 · 17/8 = 144 + 375 + 153 = 672.  At 1: 144 + 144, then
+    1/4 on the second token of 01, −3/4 on both of 00·: 12 + 468, so 768.  At 2: 144 + 375 + 117 = 636.  At both: 288 +
+    12 + 324 = 624.  Coins: 675, 3 above the dearer limit.  Anchors at 1 give the third token noise of the second.
+
+    ``cheaper``, in units of 1/131072 above anchors everywhere: 1386 without, −1656 and 216 with one, −54/4 with coins.
     """
     above, below = dearer(), cheaper()
     seeded = {seed: zoo.random(seed, vocab=2, horizon=3, prompts=1, shared=1) for seed in (2, 59)}
-    unit = RATIONAL.scalar("1/4096")
-    parts = [at(above, *places)[0] - at(above, 1, 2)[0] for places in ((), (1,), (2,))]
+    parts = {
+        p.name: np.array([at(p, *places)[0] - at(p, 1, 2)[0] for places in ((), (1,), (2,))]) for p in (above, below)
+    }
     return [
-        zero("tabular: 48, 144, 12 units above anchors everywhere", parts - unit * np.array([48, 144, 12])),
-        zero("tabular: blocks 3 units above both limits", excess(above) - 3 * unit),
-        positive("tabular: blocks below both limits", shortfall(below)),
-        positive("tabular: one anchor is below both limits", (variance(below, ALL) - at(below, 1))[0]),
+        zero("tabular: 48, 144, 12 units above anchors everywhere", 4096 * parts["dearer"] - np.array([48, 144, 12])),
+        zero("tabular: blocks 3 units above both limits", 4096 * excess(above) - 3),
+        zero("tabular: 1386, −1656, 216 units", 131072 * parts["cheaper"] - np.array([1386, -1656, 216])),
+        zero("tabular: blocks 54/4 units below both limits", 131072 * shortfall(below) * 4 - 54),
         positive("one shared parameter: above both limits", excess(seeded[2])),
         positive("one shared parameter: below both limits", shortfall(seeded[59])),
     ]
@@ -149,11 +154,15 @@ def shortfall(problem: Problem) -> Any:
 
 CLAIM = Claim(
     label="claim:block-between",
-    statement="the variance of block-telescoped credit is the mean over the sets of anchors, from REINFORCE with V(s_0) (none) "
-    "to the exact advantage (all): between these limits for responses of up to two tokens, but from three tokens on it may be "
-    "above both or below both, for tabular policies too",
+    statement="the variance of block-telescoped credit is its mean over the sets of anchors, from REINFORCE with "
+    "V(s_0) (none) to the exact advantage (all): between these limits for responses of up to two tokens, from three "
+    "tokens on it may be above both or below both, for tabular policies too",
     source="ours: derived after arXiv 2506.02553",
-    hypotheses=("anchors are blind to the response, one half at every position", "values exact", "per response: G Var ĝ"),
+    hypotheses=(
+        "anchors are blind to the response, one half at every position",
+        "values exact",
+        "per response: G Var ĝ",
+    ),
     check=both(mixture, midway, one_anchor()),
     example=example,
     mutants={
@@ -164,7 +173,7 @@ CLAIM = Claim(
         "the tabular form for every policy": one_anchor(everywhere=True),
     },
     needs=("prop:trepo-block",),
-    wording="block-telescoped credit always lies between REINFORCE with V(s_0) and the exact advantage in variance, for "
-    "tabular policies at least",
+    wording="block-telescoped credit always lies between REINFORCE with V(s_0) and the exact advantage in variance, "
+    "for tabular policies at least",
     as_worded=between,
 )

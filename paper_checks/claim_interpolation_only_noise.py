@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 
+Amount = Callable[[Walks, Listing], Array]
 INTERPOLATED, ALONE = ESTIMATORS["trepo_adv_interp"], ESTIMATORS["trepo_anchors"]
 
 
@@ -53,14 +54,13 @@ def cross_left_out(walks: Walks, listing: Listing) -> Array:
     return walks.mean(dot(between, between))
 
 
-def averaged(walks: Walks, amount: object) -> Array:
+def averaged(walks: Walks, amount: Amount) -> Array:
     """[P] the mean over all sets of anchors: coins."""
-    assert callable(amount)
     every = [amount(walks, always(walks.problem, pattern)) for pattern in sets(walks.problem.horizon)]
     return np.asarray(sum(every) / len(every))
 
 
-def exact(amount: object, factor: int = 1) -> Check:
+def exact(amount: Amount, factor: int = 1) -> Check:
     """Var with interpolation − Var of the anchors alone, coins at every position."""
 
     def check(problem: Problem) -> Sequence[Finding]:
@@ -89,17 +89,20 @@ def never_less(problem: Problem) -> Sequence[Finding]:
 
 
 def conflict() -> Problem:
-    """One parameter, two prefixes; token 0 ends a response after the first token and pays 3/4, 11 pays 1, 10 nothing."""
+    """One parameter, two prefixes; token 0 ends a response: 0 pays 3/4, 10 nothing, 11 pays 1."""
     policy, moves = [["1/2", "1/2"], ["1/4", "3/4"]], [[[0], [1]]] * 2
     rewards = [["3/4", 0], [0, 1]]
-    return make(grow(2, 2, 1, end_token=0), policy, rewards, features=moves, end_token=0, field=RATIONAL, name="conflict")
+    return make(
+        grow(2, 2, 1, end_token=0), policy, rewards, features=moves, end_token=0, field=RATIONAL, name="conflict"
+    )
 
 
 def example() -> Sequence[Finding]:
-    """``conflict`` by hand: M_1 = 3/4 whatever comes first, so D_1 = 0 and only the anchor at 2 alone (chance 1/4) matters.
+    """``conflict`` by hand: M_1 = 3/4 whatever comes first, so D_1 = 0 and only the anchor at 2 alone (chance 1/4)
+    matters.
 
-    It gives token 1 the D_2 of token 2: E[D_2² (S_1² + 2 S_1 S_2)] after token 1 of chance 1/2 and score 1/2, D_2 = S_2 =
-    1/4 or −3/4: E D_2² = 3/16, E[D_2² S_2] = 3/4 · 1/64 − 1/4 · 27/64 = −3/32; 1/4 · 1/2 · (3/64 − 3/32) = −3/512.
+    It gives token 1 the D_2 of token 2: E[D_2² (S_1² + 2 S_1 S_2)] after token 1 of chance 1/2 and score 1/2, D_2 = S_2
+    = 1/4 or −3/4: E D_2² = 3/16, E[D_2² S_2] = 3/4 · 1/64 − 1/4 · 27/64 = −3/32; 1/4 · 1/2 · (3/64 − 3/32) = −3/512.
     """
     seeded = zoo.random(8, vocab=2, horizon=2, prompts=1, shared=1)
     return [
@@ -113,11 +116,15 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="claim:interpolation-only-noise",
-    statement="interpolating advantages between anchors adds E‖N‖² + 2 E⟨N, anchors' part⟩ to the variance, N = Σ A_t S_t over "
-    "the interpolated tokens, at the same mean; for tabular policies this is E Σ A_t² ‖S_t‖² ≥ 0, with shared parameters it may "
-    "be negative",
+    statement="interpolating advantages between anchors keeps the mean and adds E‖N‖² + 2 E⟨N, anchors' part⟩ to the "
+    "variance, N = Σ A_t S_t over the interpolated tokens: E Σ A_t² ‖S_t‖² ≥ 0 for tabular policies, possibly "
+    "negative with shared parameters",
     source="ours: what prop:trepo-advantage-interpolation leaves open",
-    hypotheses=("anchors are blind to the response, one half at every position", "values exact", "per response: G Var ĝ"),
+    hypotheses=(
+        "anchors are blind to the response, one half at every position",
+        "values exact",
+        "per response: G Var ĝ",
+    ),
     check=both(same_mean, exact(whole), tabular),
     example=example,
     mutants={

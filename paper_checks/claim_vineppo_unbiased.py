@@ -39,7 +39,11 @@ def drawn(count: int, part: Part = continuations.vine_step) -> Check:
     """E ĝ = g with ``count`` continuations per prefix, every draw listed."""
 
     def check(problem: Problem) -> Sequence[Finding]:
-        return [zero(f"E ĝ = g, {count} continuations, every draw", draws(problem, count).mean(row(part)) - gradient(problem))]
+        return [
+            zero(
+                f"E ĝ = g, {count} continuations, every draw", draws(problem, count).mean(row(part)) - gradient(problem)
+            )
+        ]
 
     return check
 
@@ -85,7 +89,9 @@ def example() -> Sequence[Finding]:
     problem = zoo.two_valued()
     found, g = (f(problem.to(FLOAT64)) for f in (lambda p: expectation(p, row(whitened), 2), gradient))
     return [
-        nonzero("two-valued: centring over tokens turns g", turned(expectation(problem, row(centred), 2), gradient(problem))),
+        nonzero(
+            "two-valued: centring over tokens turns g", turned(expectation(problem, row(centred), 2), gradient(problem))
+        ),
         apart("two-valued: whitening over tokens turns g", turned(found, g), float((g @ g) * np.abs(found).max())),
         *unbiased(ROW)(problem),
         *unbiased(ROW)(zoo.shared()),
@@ -95,10 +101,15 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="claim:vineppo-unbiased",
-    statement="VinePPO's step advantage M_u − M_s, every value the mean of K fresh continuations, gives E ĝ = g exactly for any "
-    "delimiter token and any K: step ends are stopping times; the whitening over tokens that follows turns g, centring alone does",
+    statement="VinePPO's step advantage M_u − M_s, every value the mean of K fresh continuations, has E ĝ = g exactly "
+    "for any delimiter token and any K, step ends being stopping times; centring over the tokens of a group, and so "
+    "whitening, turns g",
     source="arXiv 2410.01679 and its code; the stopping-time argument is ours",
-    hypotheses=("before whitening, first step (no clip)", "continuations are fresh and from the current policy", "RM known at the end"),
+    hypotheses=(
+        "before whitening, first step (no clip)",
+        "continuations are fresh and from the current policy",
+        "RM known at the end",
+    ),
     check=both(every_delimiter(continuations.vine_step), unbiased(ROW, 2), drawn(1)),
     example=example,
     mutants={

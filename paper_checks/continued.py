@@ -44,7 +44,7 @@ def at_prefixes(problem: Problem, weight: Array) -> Array:
     return common.gradient(replace(problem, features=weight[:, None, None] * problem.features))
 
 
-def at_positions(problem: Problem, weight: Array) -> Array:
+def at_positions(problem: Problem, weight: Any) -> Array:
     """[D] Σ_t weight_t E[D_t S_t], ``weight`` [T]."""
     return at_prefixes(problem, problem.field.array(weight)[problem.tree.depth])
 
@@ -57,7 +57,7 @@ def climbed(problem: Problem, start: int, end: int, worth: Array) -> Array:
     level, tree = problem.tree.level, problem.tree
     inner = tree.inner[: level[end]].copy()
     inner[level[end - 1] :] = False
-    cut = {name: table[: level[end]] for name, table in problem.policies().items()}
+    cut: dict[str, Any] = {name: table[: level[end]] for name, table in problem.policies().items()}
     features = None if problem.features is None else problem.features[: level[end]]
     short = Tree(inner, tree.prompts)
     stopped = replace(problem, tree=short, rewards=problem.rewards[: level[end]], features=features, **cut)
@@ -119,9 +119,7 @@ class Listing:
     def credits(self, estimator: Estimator) -> tuple[Responses, Array]:
         """The listed responses, and the credits [n, T] of each."""
         node, token, prompt = (table[self.which] for table in (self.paths.node, self.paths.token, self.paths.prompt))
-        listed = Responses(
-            self.problem, node, token, prompt, estimator.given, self.anchor, self.chance, self.estimates
-        )
+        listed = Responses(self.problem, node, token, prompt, estimator.given, self.anchor, self.chance, self.estimates)
         return listed, estimator(listed.group(np.arange(len(node))[:, None], estimator.needs))[:, 0]
 
     def _table(self, listed: Responses, credit: Array) -> Array:

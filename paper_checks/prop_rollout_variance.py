@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -45,7 +46,7 @@ def of_blocks(pattern: Array) -> Added:
         steps = walks.problem.horizon
         marks = [0, *(t for t in range(1, steps) if pattern[t]), steps]
         weight, last = 0 * walks.norm2, 0 * walks.norm2[:, 0]
-        for start, end in zip(marks, marks[1:], strict=False):
+        for start, end in itertools.pairwise(marks):
             block = walks.score[:, start:end].sum(1)
             norm2 = dot(block, block)
             weight[:, start], last = last + norm2, norm2
@@ -68,7 +69,9 @@ def listed(estimator: Estimator, count: int, added: Added = both_sides, power: i
         listing = draws(problem, count, pattern, fields)
         exact = replace(listing, estimates=None).variance(estimator)
         wanted = added(Walks(problem)) / (count**power * (2 if half else 1))
-        return [zero(f"{estimator.name}: Var({count}) − Var_A, every draw", listing.variance(estimator) - exact - wanted)]
+        return [
+            zero(f"{estimator.name}: Var({count}) − Var_A, every draw", listing.variance(estimator) - exact - wanted)
+        ]
 
     return check
 
@@ -108,17 +111,20 @@ def dearer(problem: Problem) -> Sequence[Finding]:
 
 
 def parts(problem: Problem) -> Sequence[Finding]:
-    """States and actions vary RM − V(s_t) as they vary D_t; continuations add E Σ_t ‖S_t‖² σ²(W_{0,t}) to the former."""
+    """RM − V(s_t) has the state and action parts of D_t; continuations add E Σ_t ‖S_t‖² σ²(W_{0,t})."""
     sampled, exact = (split(problem, estimator, 1) for estimator in (SAMPLED, EXACT))
     wanted = (problem.weights**2 * one_side(Walks(problem))).sum()
     return [
         zero("state and action part", [sampled.state - exact.state, sampled.action - exact.action]),
-        zero("continuation part: 0 of D_t, E Σ ‖S_t‖² σ²(W_{0,t}) of RM − V", [exact.continuation, sampled.continuation - wanted]),
+        zero(
+            "continuation part: 0 of D_t, E Σ ‖S_t‖² σ²(W_{0,t}) of RM − V",
+            [exact.continuation, sampled.continuation - wanted],
+        ),
     ]
 
 
 def one_side(walks: Walks) -> Array:
-    """[P] E Σ_t σ²(W_{0,t}) ‖S_t‖², no noise where the response has ended: that of M_t in the credit of token t alone."""
+    """[P] E Σ_{t<L} σ²(W_{0,t}) ‖S_t‖²: the noise of M_t in the credit of token t alone."""
     return spread(walks, np.concatenate([0 * walks.norm2[:, :1], walks.norm2[:, :-1]], axis=1))
 
 
@@ -144,11 +150,14 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:rollout-variance",
-    statement="with K fresh continuations per prefix, shared by Q of a token and V of the next, Var(K) = Var_A + (1/K) E "
-    "Σ_{t<L} σ²(W_{0,t}) (‖S_t‖² + ‖S_{t+1}‖²), S_0 = 0 (blocks: sums of scores before and after each end); continuations "
-    "of their own for Q and V have the same variance and cost E Σ_{0<t<L} (tokens to come) · K more",
+    statement="with K fresh continuations per prefix, shared by Q of a token and V of the next, Var(K) = Var_A + "
+    "(1/K) E Σ_{t<L} σ²(W_{0,t}) (‖S_t‖² + ‖S_{t+1}‖²), S_0 = 0 (blocks: scores summed before and after each end); "
+    "continuations of their own for Q and V have the same variance and cost K E Σ_{0<t<L} (tokens to come) more",
     source=f"ours, on {PAPER}",
-    hypotheses=("continuations from the current policy, independent of the response and of each other", "per response: G Var ĝ"),
+    hypotheses=(
+        "continuations from the current policy, independent of the response and of each other",
+        "per response: G Var ĝ",
+    ),
     check=both(listed(SHARED, 1), listed(SHARED, 2), listed(OWN, 1), blocks_listed, engine, dearer, parts),
     example=example,
     mutants={

@@ -88,7 +88,9 @@ def example() -> Sequence[Finding]:
     off = turned(looks_at_length(problem), gradient(problem))
     return [
         nonzero("tokens that are no anchors do get credit", credit[:, 1:]),
-        nonzero("anchors at the first position alone turn g", turned(at_positions(problem, [1, 0, 0]), gradient(problem))),
+        nonzero(
+            "anchors at the first position alone turn g", turned(at_positions(problem, [1, 0, 0]), gradient(problem))
+        ),
         nonzero("anchors that look at the length turn g on two-valued", off),
         *every_set(PARTS[0])(problem),
         *every_set(PARTS[0])(zoo.shared()),
@@ -106,7 +108,9 @@ CLAIM = Claim(
         "weights look at positions alone: anchors after the end count with A = 0",
         "advantages exact or from K fresh continuations",
     ),
-    check=both(*(every_set(part) for part in PARTS), *(blind(r) for r in (ROW, ALONE)), one_draw, unbiased(ROW, 1, "1/2")),
+    check=both(
+        *(every_set(part) for part in PARTS), *(blind(r) for r in (ROW, ALONE)), one_draw, unbiased(ROW, 1, "1/2")
+    ),
     example=example,
     mutants={
         "every token is met": every_set(PARTS[0], all_tokens),

@@ -40,7 +40,7 @@ def every_set(part: Part) -> Check:
 
 
 def stopping(part: Part, ahead: bool = False) -> Check:
-    """E ĝ = g when a block ends after W_{0,t} with a chance that is any function of W_{0,t} (``ahead``: of W_{0,t+1})."""
+    """E ĝ = g when a block ends after W_{0,t} with any chance that W_{0,t} decides (``ahead``: W_{0,t+1})."""
 
     def check(problem: Problem) -> Sequence[Finding]:
         place = arbitrary(problem, problem.probs.shape)
@@ -100,10 +100,10 @@ def three_lengths() -> Problem:
 def example() -> Sequence[Finding]:
     """One anchor among the L tokens of the response, by hand: M = 1, 2, 4, 8 along 000, all else 0.
 
-    First token 0: M_1, M_2 or RM, weighed 1/2 : 1/2 if L = 2 and 1/3 : 2/3 if L = 3, so its worth is
-    2 + ½·½(0 − 2) + ½·⅔(4 − 2) = 13/6 in place of 2.  Second: the baseline is (M_0 + M_1)/2 = 3/2 if it ends the response
-    and (2M_0 + M_1)/3 = 4/3 if not, so its contrast is 4 + 1/6.  Third: L is known.  E ĝ = (13/12, 25/24, 1) · g by position.
-    With two tokens the first says what L is: the fewest for which length looks ahead is three.
+    First token 0: M_1, M_2 or RM, weighed 1/2 : 1/2 if L = 2 and 1/3 : 2/3 if L = 3, so its worth is 2 + ½·½(0 − 2) +
+    ½·⅔(4 − 2) = 13/6 in place of 2.  Second: the baseline is (M_0 + M_1)/2 = 3/2 if it ends the response and (2M_0 +
+    M_1)/3 = 4/3 if not, so its contrast is 4 + 1/6.  Third: L is known.  E ĝ = (13/12, 25/24, 1) · g by position. With
+    two tokens the first says what L is: the fewest for which length looks ahead is three.
     """
     small, three = three_lengths(), zoo.three_valued()
     found, weight = expectation(small, LOOKING), RATIONAL.array(["13/12", "25/24", 1])
@@ -119,10 +119,14 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="prop:trepo-block",
     statement="block-telescoped credit M_u − M_s for every token of (s, u]: E ĝ = g exactly whenever block ends are "
-    "stopping times (any set of positions, any chance that is a function of the prefix, any delimiter token), with exact "
-    "values or K fresh continuations; an anchor drawn among the tokens of the response looks at its length and turns g",
+    "stopping times (any set of positions, any chance that is a function of the prefix, any delimiter token), with "
+    "exact values or K fresh continuations; an anchor drawn among the tokens of the response looks at its length and "
+    "turns g",
     source=f"ours, on {PAPER}",
-    hypotheses=("that a block ends after W_{0,t} is decided by W_{0,t} and independent draws", "continuations are fresh"),
+    hypotheses=(
+        "that a block ends after W_{0,t} is decided by W_{0,t} and independent draws",
+        "continuations are fresh",
+    ),
     check=both(
         every_set(continuations.block),
         stopping(continuations.block),

@@ -75,7 +75,7 @@ def subset(size: int) -> Check:
 
 
 def one_draw(problem: Problem) -> Sequence[Finding]:
-    """One drawn continuation per prefix, every draw listed with an anchor at 1: D_1 S_1 over 1/2 has mean 2 E[D_1 S_1]."""
+    """One drawn continuation per prefix, every draw listed, anchor at 1: D_1 S_1 over 1/2 has mean 2 E[D_1 S_1]."""
     pattern = np.arange(problem.horizon + 1) == 1
     gap = draws(problem, 1, pattern).mean(ROW) - 2 * at_positions(problem, pattern[1:].astype(int))
     return [zero("one continuation, anchor at 1: E ĝ = 2 E[D_1 S_1]", gap)]
@@ -128,10 +128,13 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:trepo-inverse-probability",
-    statement="advantages at anchors alone, divided by the chance that this token of this response is an anchor: E ĝ = g "
-    "exactly, for any positive chance, one that looks ahead included (one of L tokens, credit times L)",
+    statement="advantages at anchors alone, divided by the chance that this token of this response is an anchor: E ĝ "
+    "= g exactly, for any positive chance, one that looks ahead included (one of L tokens, credit times L)",
     source=f"ours, on {PAPER}; inverse-probability weighting: Horvitz and Thompson 1952",
-    hypotheses=("the chance is that given the whole response, and positive", "values exact or from K fresh continuations"),
+    hypotheses=(
+        "the chance is that given the whole response, and positive",
+        "values exact or from K fresh continuations",
+    ),
     check=both(unbiased(ROW), subset(1), subset(2), any_chance(), of_length(), one_draw),
     example=example,
     mutants={

@@ -1,4 +1,4 @@
-"""prop:trepo-value-interpolation, reading (b) of TRePO: values interpolated, a block shares its gain among its tokens."""
+"""prop:trepo-value-interpolation, reading (b) of TRePO: values interpolated, a block shares out its gain."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def two_lengths() -> Problem:
 
 
 def example() -> Sequence[Finding]:
-    """By hand.  Three tokens, coins at 1 and 2: token 1 is in a block of 1, 2, 3 with chance 1/2, 1/4, 1/4, as is token 3:
-    17/24; token 2 with 1/4, 1/2, 1/4: 14/24.  Two tokens: 3/4 each, though blocks differ.
+    """By hand.  Three tokens, coins at 1 and 2: token 1 is in a block of 1, 2, 3 with chance 1/2, 1/4, 1/4, as is token
+    3: 17/24; token 2 with 1/4, 1/2, 1/4: 14/24.  Two tokens: 3/4 each, though blocks differ.
 
     ``two-lengths``, one block of two: M_0 = 1/4, M_1 = 0 or 1/2.  First token: 0 is worth (1/2 − 1/4)/2 and 1, which
     ends a block of one, −1/4: the contrast is 3/8 in place of 1/2.  Second token: half.
@@ -116,20 +116,28 @@ def example() -> Sequence[Finding]:
     one_block = always(small, np.array([False] * 3)).mean(row(continuations.value_interpolation))
     thirds = ["17/24", "7/12", "17/24"]
     return [
-        zero("fixed length 3, coins: weights 17/24, 14/24, 17/24", expectation(three, ROW) - at_positions(three, thirds)),
+        zero(
+            "fixed length 3, coins: weights 17/24, 14/24, 17/24", expectation(three, ROW) - at_positions(three, thirds)
+        ),
         nonzero("which turns g", turned(expectation(three, ROW), gradient(three))),
-        zero("fixed length 2, coins: 3/4 g, though blocks are unequal", expectation(two, ROW) - at_positions(two, ["3/4"] * 2)),
+        zero(
+            "fixed length 2, coins: 3/4 g, though blocks are unequal",
+            expectation(two, ROW) - at_positions(two, ["3/4"] * 2),
+        ),
         zero("two lengths, one block for all: weights 3/4, 1/2", one_block - at_positions(small, ["3/4", "1/2"])),
         nonzero("which turns g, though blocks are equal", turned(one_block, gradient(small))),
-        nonzero("three-valued: the row turns g", turned(expectation(zoo.three_valued(), ROW), gradient(zoo.three_valued()))),
+        nonzero(
+            "three-valued: the row turns g", turned(expectation(zoo.three_valued(), ROW), gradient(zoo.three_valued()))
+        ),
     ]
 
 
 CLAIM = Claim(
     label="prop:trepo-value-interpolation",
-    statement="values interpolated, (M_u − M_s)/(u − s) in the block (s, u], make every block climb its gain per token, "
-    "which is biased; for fixed lengths E ĝ = Σ_t E[1/ℓ_t] E[D_t S_t], ℓ_t the length of the block of t: a scale only where "
-    "E[1/ℓ_t] is the same everywhere (equal blocks, two tokens); where responses end inside a block, equal blocks turn g too",
+    statement="values interpolated, (M_u − M_s)/(u − s) in the block (s, u], make every block climb its gain per "
+    "token, which is biased; for fixed lengths E ĝ = Σ_t E[1/ℓ_t] E[D_t S_t], ℓ_t the length of the block of t: a "
+    "scale only where E[1/ℓ_t] is the same at all t (equal blocks, or two tokens); where responses end inside a "
+    "block, equal blocks turn g too",
     source=f"ours, on {PAPER}",
     hypotheses=("anchors are blind to the response", "values exact or from K fresh continuations"),
     check=both(every_set(), position_weights(to_the_drawn_end), table_row),
