@@ -70,9 +70,9 @@ def one_anchor(factor: int = 2, everywhere: bool = False) -> Check:
 
 
 def between(problem: Problem) -> Sequence[Finding]:
-    """Neither above nor below both limits; also on a small problem of the same kind."""
+    """Neither above nor below both limits, with the rewards at hand, and on small problems of the same shape."""
     out = []
-    for task in (problem, *(small for small in (dearer(), cheaper()) if same_kind(problem, small))):
+    for task in (problem, *(small for small in (dearer(), cheaper()) if same_shape(problem, small))):
         block, *limits = (variance(task, r) for r in (BLOCK, NONE, ALL))
         low, high = np.minimum(*limits), np.maximum(*limits)
         inside = bool(((low <= block) & (block <= high)).all())
@@ -80,10 +80,10 @@ def between(problem: Problem) -> Sequence[Finding]:
     return out
 
 
-def same_kind(one: Problem, other: Problem) -> bool:
-    """Tabular or not, lengths fixed or not, as many prompts."""
-    kinds = [(p.tabular, p.end_token is None, p.prompts) for p in (one, other)]
-    return kinds[0] == kinds[1]
+def same_shape(one: Problem, other: Problem) -> bool:
+    """The same tree of as many prompts, tabular or not."""
+    shapes = [(p.tabular, p.prompts, p.tree.inner.tolist()) for p in (one, other)]
+    return shapes[0] == shapes[1]
 
 
 def chain(policy: Sequence[Any], right: str, name: str) -> Problem:

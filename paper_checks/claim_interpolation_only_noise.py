@@ -8,7 +8,7 @@ import numpy as np
 
 from paper_checks.common import both, expectation
 from paper_checks.continued import Listing, always, row, sets
-from paper_checks.variances import Walks, never_below, variance
+from paper_checks.variances import Walks, never_below, one_right_response, variance
 from tpg.claims import Claim, Finding, positive, zero
 from tpg.claims.record import Check
 from tpg.estimators import continuations
@@ -83,9 +83,8 @@ def same_mean(problem: Problem) -> Sequence[Finding]:
 
 
 def never_less(problem: Problem) -> Sequence[Finding]:
-    """As worded: on the problem at hand, and where one parameter serves two prefixes."""
-    tasks = (problem,) if problem.tabular else (problem, conflict())
-    return [never_below("Var added", list(added(task))) for task in tasks]
+    """As worded: with the rewards at hand, and for every task with one right response."""
+    return [never_below("Var added", list(added(task))) for task in (problem, *one_right_response(problem))]
 
 
 def conflict() -> Problem:
