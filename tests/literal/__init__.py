@@ -6,7 +6,7 @@ from importlib import import_module
 
 from tests import references
 
-FAMILIES = ("counts", "baselines", "batch", "offpolicy", "kl", "continuations", "redistribution", "pairs")
+FAMILIES = ("counts", "baselines", "batch", "offpolicy", "kl", "continuations", "redistribution", "pairs", "ranks")
 
 for _family in FAMILIES:
     references.CREDITS.update(import_module(f"tests.literal.{_family}").CREDITS)

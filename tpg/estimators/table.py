@@ -14,11 +14,12 @@ from tpg.estimators import (
     kl,
     offpolicy,
     pairs,
+    ranks,
     redistribution,
 )
 from tpg.estimators.estimator import Estimator
 
-FAMILIES = (core, counts, baselines, batch, offpolicy, kl, continuations, redistribution, pairs)
+FAMILIES = (core, counts, baselines, batch, offpolicy, kl, continuations, redistribution, pairs, ranks)
 ESTIMATORS: dict[str, Estimator] = {row.name: row for family in FAMILIES for row in family.ROWS}
 ALIASES: dict[str, str] = {alias: row.name for row in ESTIMATORS.values() for alias in row.aliases}
 
