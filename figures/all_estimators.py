@@ -55,13 +55,20 @@ MARKS: dict[str, dict[str, Any]] = {  # in the order of the columns
     "baselines": {"marker": "s", "color": DARK, "mfc": "white", "ms": 4.5},
     "counts": {"marker": "v", "color": DARK, "mfc": "white"},
     "offpolicy": {"marker": "x", "color": "black"},
+    "ranks": {"marker": "D", "color": "black", "mfc": "white"},
     "pairs": {"marker": "*", "color": DARK, "mfc": "white", "ms": 7},
     "redistribution": {"marker": "o", "color": MIDDLE, "mfc": "white"},
     "continuations": {"marker": "^", "color": MIDDLE},
     "batch": {"marker": "D", "color": DARK, "mfc": LIGHT, "ms": 4},
     "kl": {"marker": "+", "color": DARK, "ms": 7},
 }
-WORDS = {"counts": "counting rules", "offpolicy": "off-policy ratios", "kl": "KL terms", "pairs": "pairs, targets"}
+WORDS = {
+    "counts": "counting rules",
+    "offpolicy": "off-policy ratios",
+    "ranks": "ratios of list items",
+    "kl": "KL terms",
+    "pairs": "pairs, targets",
+}
 BESIDE = {  # names in the left panel, and how far above their point [points]
     "exact_advantage": -2,
     "gae": -2,

@@ -26,8 +26,9 @@ def figures(
             found.append(run.check(path) if check else run.make(path, goal, smoke))
     target.write([{"name": m.name, "claim": m.claim, "caption": m.caption, "differs": list(m.differs)} for m in found])
     word = "as committed" if check else "drawn" if smoke and not out else "written"
-    lines = [[made.name, _said(made, word), made.caption] for made in found]
-    render.show(target.prose, render.table(("figure", "", "what it shows"), lines))
+    render.show(target.prose, render.table(("figure", ""), [[made.name, _said(made, word)] for made in found]))
+    if len(found) == 1:
+        render.show(target.prose, "", found[0].caption)
     return int(any(made.differs for made in found))
 
 
