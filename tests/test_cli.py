@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 import tpg
 from tpg.claims import Claim, Finding, registry
@@ -386,7 +387,7 @@ def test_list_names_everything(run: Any) -> None:
     assert (code, err) == (0, "")
     words = out.split()
     assert set(words) >= {*table.ESTIMATORS, *zoo.ZOO, *registry.load()}
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(cell_len, out.splitlines())) <= 100  # a letter with its accent takes one column
 
 
 def test_list_json_holds_every_column(run: Any) -> None:
@@ -411,7 +412,7 @@ def test_list_in_full(kind: str, run: Any) -> None:
     assert list(data) == [kind]
     words = " ".join(out.split())
     assert all(str(next(iter(row.values()))) in words for row in data[kind])
-    assert max(map(len, out.splitlines())) <= 100
+    assert max(map(cell_len, out.splitlines())) <= 100  # a letter with its accent takes one column
 
 
 def test_list_does_not_build_the_large_problem(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

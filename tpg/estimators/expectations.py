@@ -109,6 +109,21 @@ def effective(rule: Rule, *, with_length: bool = False, over_length: bool = Fals
     return extra
 
 
+def z_scores(problem: Problem, group_size: int, *, ddof: int = 1, eps: float = 1e-6) -> Array:
+    """f [N, V] where responses end: E[(R − mean)/(std + eps) | own R], peers enumerated."""
+
+    def rule(reward: Array, tokens: Array) -> Array:
+        spread = reward.std(axis=1, ddof=ddof) + eps
+        return np.where((reward == reward[:, :1]).all(1), 0, (reward[:, 0] - reward.mean(1)) / spread)
+
+    out = np.zeros(problem.probs.shape)
+    kinds, code = _kinds(problem, False)
+    for prompt, chances in enumerate(_chances(problem, len(kinds), code)):
+        mine = (problem.tree.prompt == prompt)[:, None] & problem.ends
+        out[mine] = _worth(kinds, chances, group_size, rule)[code[mine]]
+    return out
+
+
 def z_scored(divide_by: str, *, ddof: int = 1, eps: float = 1e-6) -> Extra:
     """E ĝ of the z-score (R − mean)/(std + eps): ``divide_by`` "length" for 1/L_i, "tokens" for G/Σ_j L_j."""
 

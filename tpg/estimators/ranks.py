@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 from tpg.estimators import advantages, aggregation, ratios
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.expectations import Expectation
+from tpg.estimators.expectations import Expectation, z_scores
 from tpg.numbers import Array, parse, to_float
+from tpg.problem.problem import Problem
+from tpg.problem.tree import fork, walk
 
 
 def rank_clip(
@@ -41,13 +45,37 @@ def rank_clip(
     return np.where(mask, factor / (size * items), 0.0)
 
 
+def by_item(problem: Problem, group_size: int) -> Array:
+    """E[f(R) Σ_t S_t/(n_k K)] over every response: f the z-score given the own reward, item by item."""
+    _, node, token = walk(problem.tree, problem.probs, np.arange(problem.prompts), fork)
+    there, rows = node >= 0, np.arange(len(node))
+    last = there.sum(1) - 1
+    worth = z_scores(problem, group_size)[node[rows, last], token[rows, last]]
+    chance = np.where(there, problem.probs[node, token], 1.0).prod(1)
+    table = np.zeros(problem.probs.shape)
+    start = np.zeros(len(node), dtype=int)  # first token of the open item
+    items = 1 + ((token == 0) & (np.arange(node.shape[1]) < last[:, None])).sum(1)
+    for t in range(node.shape[1]):
+        closed = there[:, t] & ((token[:, t] == 0) | (t == last))
+        for back in range(t + 1):  # the tokens of the item that ends here
+            mine = rows[closed & (start <= back)]
+            share = chance[mine] * worth[mine] / ((t + 1 - start[mine]) * items[mine])
+            np.add.at(table, (node[mine, back], token[mine, back]), share)
+        start = np.where(closed, t + 1, start)
+    return problem.pull(table)
+
+
 ROWS = [
     Estimator(
         "rank_grpo",
         advantages.z_score,
         aggregation.seq_mean_token_sum,
         rank_clip,
-        Expectation("biased: E ĝ = E[f(R) Σ_t S_t/(n_k K)], item sizes known at the end", known=False),
+        Expectation(
+            "biased: E ĝ = E[f(R) Σ_t S_t/(n_k K)], item sizes known at the end",
+            lambda problem, size: Fraction(0),
+            by_item,
+        ),
         "arXiv 2510.20150, rank-level geometric ratios",
         numbers="float64",
     )
