@@ -1,4 +1,4 @@
-"""Sphinx: ``sphinx-build -W docs docs/_build`` needs no network and runs no notebook."""
+"""Sphinx, without network: ``pip install -c constraints.txt -e '.[docs]' && sphinx-build -W docs docs/_build``."""
 
 import sys
 from pathlib import Path

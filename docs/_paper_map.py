@@ -1,0 +1,189 @@
+"""The paper map: each claim with its file, and the tests, figures and notebooks that belong to it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from _markdown import LABEL, anchor, link, page, prose, table
+
+from tpg.claims import Claim
+from tpg.errors import TpgError
+
+NAMED = re.compile(rf"{LABEL.pattern}|\b(?:lem|thm|prop|alg|claim)_\w+")  # by label, or by the module of that name
+EVERY = ("test_claims", "test_a_claim_of_the_paper_holds_and_refutes_its_mutants")  # runs each claim with its mutants
+SPEAK_OF_CLAIMS = ("tpg/**/*.py", "paper_checks/*.py", "figures/*.py", "notebooks/*.ipynb", "docs/*.md", "*.md")
+HISTORY = ("docs/log.md", "CHANGELOG.md")  # may speak of labels that are no more
+
+
+class Unresolved(list[str]):
+    """Names that lead nowhere, collected so that one build tells all."""
+
+    def stop(self) -> None:
+        """TpgError if there are any."""
+        if self:
+            raise TpgError("names that do not resolve: " + "; ".join(self))
+
+
+@dataclass(frozen=True)
+class Links:
+    """A claim and what belongs to it: its file, tests by file, figures as (name, caption), notebooks."""
+
+    claim: Claim
+    stem: str
+    tests: Mapping[str, Sequence[str]]
+    figures: Sequence[tuple[str, str]]
+    notebooks: Sequence[str]
+
+    @property
+    def elsewhere(self) -> bool:
+        """Another publication claims it."""
+        return self.claim.label.startswith("claim:")
+
+
+def links_of(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> Iterator[Links]:
+    """What belongs to each claim; names that do not resolve are added to ``wrong``."""
+    tests = [Tests(path) for path in sorted(root.glob("tests/test_*.py"))]
+    if EVERY not in {(test.stem, name) for test in tests for name in test.functions}:
+        wrong.append(f"the test of every claim, {'.py::'.join(EVERY)}")
+    figures = [(path.stem, *figure(path, claims, wrong)) for path in sorted(root.glob("figures/[!_]*.py"))]
+    notebooks = {path.stem: _told(path) for path in sorted(root.glob("notebooks/*.ipynb"))}
+    for claim in claims.values():
+        stem = claim.label.replace(":", "_").replace("-", "_")
+        wrong += [f"the file of {claim.label}, paper_checks/{stem}.py"] * (not _holds(root, stem, claim))
+        wrong += [f"{name}, which {claim.label} needs" for name in claim.needs if name not in claims]
+        yield Links(
+            claim,
+            stem,
+            {test.stem: found for test in tests if (found := test.naming(claim.label, stem))},
+            [(name, caption) for name, label, caption in figures if label == claim.label],
+            [name for name, told in notebooks.items() if told & {claim.label, first_word(claim.label)}],
+        )
+
+
+def _holds(root: Path, stem: str, claim: Claim) -> bool:
+    if not (root / "paper_checks" / f"{stem}.py").exists():
+        return False
+    return import_module(f"paper_checks.{stem}").CLAIM.label == claim.label
+
+
+def figure(path: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> tuple[str, str]:
+    """``CLAIM`` and ``CAPTION`` of a figure file, which is read and not run: drawing needs matplotlib."""
+    said: dict[str, str] = {}
+    for line in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
+            said |= {name.id: line.value.value for name in line.targets if isinstance(name, ast.Name)}
+    label, caption = said.get("CLAIM", ""), said.get("CAPTION", "")
+    wrong += [f"CLAIM {label!r} of figures/{path.name}"] * (label not in claims)
+    wrong += [f"CAPTION of figures/{path.name}, to be a plain string"] * (not caption)
+    wrong += [f"the picture of figures/{path.name}"] * (not path.with_suffix(".png").exists())
+    return label, caption
+
+
+def _told(notebook: Path) -> set[str]:
+    """What a notebook is about: the labels in it, and the words of its file name."""
+    return {*LABEL.findall(notebook.read_text(encoding="utf-8")), *notebook.stem.split("_")}
+
+
+def first_word(label: str) -> str:
+    """By which the file name of a notebook may name a claim: gamma of prop:gamma-weight."""
+    return re.split("[:-]", label)[1]
+
+
+class Tests:
+    """A test file: its test functions, and what the statements of the module name."""
+
+    def __init__(self, path: Path) -> None:
+        self.stem, text = path.stem, path.read_text(encoding="utf-8")
+        body = ast.parse(text).body
+        self.functions = {s.name: s for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("test_")}
+        self.reads = {s: set(_names(s)) for s in self.functions.values()}
+        self.named = {s: set(NAMED.findall(_source(text.splitlines(), s))) for s in body}
+
+    def naming(self, label: str, stem: str) -> list[str]:
+        """Tests that name a claim by its label or its module, or use a name of the file that is bound with it."""
+        holds = {s for s, named in self.named.items() if named & {label, stem}}
+        bound = {name for s in holds for name in _bound(s)}
+        return [name for name, s in self.functions.items() if s in holds or bound & self.reads[s]]
+
+
+def _source(lines: Sequence[str], node: ast.stmt) -> str:
+    first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+    return "\n".join(lines[first - 1 : node.end_lineno])
+
+
+def _names(node: ast.AST | None) -> Iterator[str]:
+    walked = () if node is None else ast.walk(node)
+    return (name.id for name in walked if isinstance(name, ast.Name))
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement of a module binds, but for imports, which bind many at once."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        yield node.name
+    for target in getattr(node, "targets", [getattr(node, "target", None)]):
+        yield from _names(target)
+
+
+def stray_labels(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> None:
+    """Labels of no claim, wherever the repository speaks of claims; tests plant such labels on purpose."""
+    for pattern in SPEAK_OF_CLAIMS:
+        for path in sorted(root.glob(pattern)):
+            place = str(path.relative_to(root))
+            found = set(LABEL.findall(path.read_text(encoding="utf-8"))) if place not in HISTORY else set()
+            wrong += [f"{label} in {place}" for label in sorted(found - set(claims))]
+
+
+def map_page(links: Sequence[Links]) -> str:
+    """One section per claim: the paper's statements and ours, then what other publications claim."""
+    heads = ("label", "statement", "figures", "notebooks")
+    short = [(link(x.claim.label), prose(x.claim.statement), *map(_count, (x.figures, x.notebooks))) for x in links]
+    of = {kind: [map_section(x) for x in links if x.elsewhere == kind] for kind in (False, True)}
+    return page(
+        "# Paper map",
+        f"{len(links)} statements with what belongs to each. A status is computed, so none is written here: "
+        "`tpg verify LABEL` says it, `tpg report` says all of them.",
+        f"`{EVERY[0]}.py::{EVERY[1]}` runs every claim and all its mutants; the tests below name the claim besides. "
+        "A notebook is listed if it holds the label, or if its file name holds the label's first word.",
+        table(heads, short),
+        "## The paper's statements, and ours",
+        *of[False],
+        "## What other publications claim",
+        *of[True],
+    )
+
+
+def _count(found: Sequence[Any]) -> str:
+    return str(len(found) or "")
+
+
+def map_section(found: Links) -> str:
+    """All there is about one claim."""
+    claim = found.claim
+    tests = [f"`{stem}.py`: {', '.join(f'`{name}`' for name in names)}" for stem, names in found.tests.items()]
+    lines = {
+        "Source": prose(claim.source),
+        "Supposes": prose("; ".join(claim.hypotheses)),
+        "Needs": ", ".join(map(link, claim.needs)),
+        "Worded elsewhere, and checked as worded": prose(claim.wording),
+        "File": f"`paper_checks/{found.stem}.py`",
+        "Must refute": prose("; ".join(claim.mutants)),
+        "Tests": "; ".join(tests) or "those of every claim",
+        "Notebooks": ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in found.notebooks),
+    }
+    return "\n\n".join(
+        [
+            f"({anchor(claim.label)})=\n### {claim.label}",
+            prose(claim.statement),
+            "\n".join(f"- {name}: {text}" for name, text in lines.items() if text),
+            *(
+                f"![figure {name}](figures/{name}.png)\n\n`figures/{name}.py`: {prose(said)}"
+                for name, said in found.figures
+            ),
+        ]
+    )
