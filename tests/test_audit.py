@@ -156,9 +156,7 @@ def test_where_the_closed_form_is_too_large_nothing_is_decided(monkeypatch: pyte
     monkeypatch.setattr(expectations, "MAX_PEERS", 3)
     found = audit(zoo.two_valued(), ESTIMATORS["grpo"], 4)
     assert (found.verdict, found.discrepancy) == ("undecided", None)
-    assert found.why.startswith(
-        "the declared expectation cannot be evaluated: the closed form by peers would need"
-    )
+    assert found.why.startswith("the declared expectation cannot be evaluated: the closed form by peers would need")
     assert found.overall == whole.overall  # the moments stand without it
     assert json.dumps(found.to_json(), allow_nan=False)
 

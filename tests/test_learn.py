@@ -88,9 +88,7 @@ def test_reused_responses_are_off_policy_from_the_second_update_on() -> None:
 
 def test_what_cannot_be_learned_is_refused() -> None:
     noisy = Estimator("noisy", advantages.exact_advantage, continuations=1)
-    with pytest.raises(
-        EstimatorError, match=r"^noisy needs fresh continuations: learning curves do not draw"
-    ):
+    with pytest.raises(EstimatorError, match=r"^noisy needs fresh continuations: learning curves do not draw"):
         ascend_exactly(zoo.two_valued(), noisy, 1, 1, 1.0)
     with pytest.raises(EstimatorError, match=r"^group_size=1 given, rloo needs at least 2$"):
         ascend(zoo.two_valued(), RLOO, 1, 1, 1.0)
