@@ -25,7 +25,7 @@ from tpg.estimators.expectations import Expectation
 from tpg.estimators.parts import peers
 from tpg.estimators.table import ESTIMATORS
 from tpg.moments import moments
-from tpg.numbers import FLOAT64, RATIONAL, Field
+from tpg.numbers import FLOAT64, RATIONAL, Field, gf
 from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
@@ -262,3 +262,8 @@ def test_a_constant_reward_in_float64_gives_no_ratios(name: str) -> None:
     assert found.verdict == "holds"
     whole = found.overall
     assert whole.relative_bias is whole.scale is whole.direction_bias is whole.cosine is whole.mse_over_g2 is None
+
+
+def test_a_problem_without_an_order_has_no_sizes_to_report() -> None:
+    with pytest.raises(EstimatorError, match=r"^shared is in GF.*: an audit reports sizes, give rationals or float64$"):
+        audit(zoo.shared().to(gf()), ESTIMATORS["rloo"], 2)

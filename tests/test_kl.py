@@ -609,7 +609,7 @@ def test_the_loss_of_ppo_clips_some_tokens_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_reference_every_row_says_what_to_do(name: str) -> None:
     problem = numbers(zoo.three_valued(), ESTIMATORS[name])
-    message = "give the problem (a reference policy|one)$"
+    message = "give the problem (a reference policy, as --problem referenced has one|one)$"
     with pytest.raises(EstimatorError, match=message):
         brute_force(problem, ESTIMATORS[name], 2)
     if name != "kl_k1_loss":  # says 0, whatever π_ref

@@ -98,7 +98,8 @@ def test_parts_add_up_and_peers_own_the_rest(name: str, problem: Problem, size: 
     factor = row.expectation.factor(problem, size) ** 2
     for part in PARTS[:-1]:
         assert ref.exact(getattr(found, part)) == factor * ref.exact(getattr(alone, part))
-    assert sum(vars(found).values()) == brute_force(problem, row, 2).total_variance if size == 2 else True
+    if size == 2:  # larger groups are too many to list
+        assert sum(vars(found).values()) == brute_force(problem, row, 2).total_variance
     if name == "rloo":
         assert found.group == sum(
             w**2 * rest for w, rest in zip(problem.weights, peers_of_rloo(problem, size), strict=True)

@@ -57,6 +57,10 @@ class Audit:
 
 def audit(problem: Problem, estimator: Estimator, group_size: int, progress: Progress | None = None) -> Audit:
     """Measure E ĝ and Cov ĝ exactly and test the declared expectation; rationals where they are affordable."""
+    if not problem.field.ordered:
+        raise EstimatorError(
+            f"{problem.name} is in {problem.field.name}: an audit reports sizes, give rationals or float64"
+        )
     chosen = arithmetic(problem, estimator, group_size)
     result, g = moments(chosen, estimator, group_size, progress=progress), truth.gradient(chosen)
     bound = 0.0 if chosen.field.exact else error_bound(result, estimator)

@@ -252,7 +252,7 @@ def every(problem: Problem, group_size: int, given: Given = NOTHING) -> Iterator
     singles = responses(problem, given)
     counts = np.bincount(singles.prompt, minlength=problem.prompts).astype(float)
     total = float((counts**group_size).sum()) * group_size * problem.horizon
-    what, remedy = f"{problem.name}: every group of {group_size}", "lower the group size, or sample"
+    what, remedy = f"{problem.name}: every group of {group_size}", "lower the group size"
     TooLarge.check(what, total, 10 * MAX_ENTRIES, remedy)
     for prompt in range(problem.prompts):
         members = np.flatnonzero(singles.prompt == prompt)

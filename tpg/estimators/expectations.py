@@ -96,12 +96,7 @@ def effective(rule: Rule, *, with_length: bool = False, over_length: bool = Fals
     """
 
     def extra(problem: Problem, group_size: int) -> Array:
-        ends = np.zeros(problem.probs.shape)
-        kinds, code = _kinds(problem, with_length)
-        for prompt, chances in enumerate(_chances(problem, len(kinds), code)):
-            worth = _worth(kinds, chances, group_size, rule)
-            mine = (problem.tree.prompt == prompt)[:, None] & problem.ends
-            ends[mine] = worth[code[mine]]
+        ends = worth_of_ends(problem, group_size, rule, with_length)
         if over_length:
             ends /= (problem.tree.depth + 1)[:, None]
         return of_effective_reward(problem, ends)
@@ -109,27 +104,27 @@ def effective(rule: Rule, *, with_length: bool = False, over_length: bool = Fals
     return extra
 
 
-def z_scores(problem: Problem, group_size: int, *, ddof: int = 1, eps: float = 1e-6) -> Array:
-    """f [N, V] where responses end: E[(R − mean)/(std + eps) | own R], peers enumerated."""
-
-    def rule(reward: Array, tokens: Array) -> Array:
-        spread = reward.std(axis=1, ddof=ddof) + eps
-        return np.where((reward == reward[:, :1]).all(1), 0, (reward[:, 0] - reward.mean(1)) / spread)
-
+def worth_of_ends(problem: Problem, group_size: int, rule: Rule, with_length: bool = False) -> Array:
+    """f [N, V] = E[G · credit | own (R, L)] where responses end, 0 elsewhere."""
     out = np.zeros(problem.probs.shape)
-    kinds, code = _kinds(problem, False)
+    kinds, code = _kinds(problem, with_length)
     for prompt, chances in enumerate(_chances(problem, len(kinds), code)):
         mine = (problem.tree.prompt == prompt)[:, None] & problem.ends
         out[mine] = _worth(kinds, chances, group_size, rule)[code[mine]]
     return out
 
 
+def z_rule(reward: Array, tokens: Array, *, ddof: int = 1, eps: float = 1e-6) -> Array:
+    """(R − mean)/(std + eps) of the first response of each group, 0 where all rewards are equal."""
+    spread = reward.std(axis=1, ddof=ddof) + eps
+    return np.where((reward == reward[:, :1]).all(1), 0, (reward[:, 0] - reward.mean(1)) / spread)
+
+
 def z_scored(divide_by: str, *, ddof: int = 1, eps: float = 1e-6) -> Extra:
     """E ĝ of the z-score (R − mean)/(std + eps): ``divide_by`` "length" for 1/L_i, "tokens" for G/Σ_j L_j."""
 
     def rule(reward: Array, tokens: Array) -> Array:
-        spread = reward.std(axis=1, ddof=ddof) + eps
-        score = np.where((reward == reward[:, :1]).all(1), 0, (reward[:, 0] - reward.mean(1)) / spread)
+        score = z_rule(reward, tokens, ddof=ddof, eps=eps)
         return score * reward.shape[1] / tokens.sum(1) if divide_by == "tokens" else score
 
     return effective(rule, with_length=True) if divide_by == "tokens" else effective(rule, over_length=True)

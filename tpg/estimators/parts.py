@@ -16,15 +16,16 @@ Part = Callable[..., Array]
 SETTINGS = ("group_size", "horizon", "discount")  # always known
 SWEEPABLE = frozenset({"reward", "length", "expected_reward", "greedy_reward", "prompt_constant"})
 RESPONSE_LEVEL = SWEEPABLE | {"sequence_ratio", "sequence_logp", "sequence_ref_logp"}
+REFERENCE = "give the problem a reference policy, as --problem referenced has one"
 REMEDY = {
     "value": "give the estimator a critic",
     "greedy_reward": "build the rollouts from a Problem",
     "expected_reward": "build the rollouts from a Problem",
     "continuation_value": "build the rollouts from a Problem, which knows M_t",
     "token_reward": "build the rollouts from a Problem with token-level rewards",
-    "ref_prob": "give the problem a reference policy",
-    "ref_logp": "give the problem a reference policy",
-    "sequence_ref_logp": "give the problem a reference policy",
+    "ref_prob": REFERENCE,
+    "ref_logp": REFERENCE,
+    "sequence_ref_logp": REFERENCE,
     "process_reward": "give the estimator a model",
     "prompt_constant": "give the estimator a constant",
     "anchor": "give the estimator a law of anchors",

@@ -8,7 +8,7 @@ import numpy as np
 
 from tpg.estimators import advantages, aggregation, ratios
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.expectations import Expectation, z_scores
+from tpg.estimators.expectations import Expectation, worth_of_ends, z_rule
 from tpg.numbers import Array, parse, to_float
 from tpg.problem.problem import Problem
 from tpg.problem.tree import fork, walk
@@ -50,7 +50,7 @@ def by_item(problem: Problem, group_size: int) -> Array:
     _, node, token = walk(problem.tree, problem.probs, np.arange(problem.prompts), fork)
     there, rows = node >= 0, np.arange(len(node))
     last = there.sum(1) - 1
-    worth = z_scores(problem, group_size)[node[rows, last], token[rows, last]]
+    worth = worth_of_ends(problem, group_size, z_rule)[node[rows, last], token[rows, last]]
     chance = np.where(there, problem.probs[node, token], 1.0).prod(1)
     table = np.zeros(problem.probs.shape)
     start = np.zeros(len(node), dtype=int)  # first token of the open item
