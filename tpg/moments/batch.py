@@ -165,7 +165,7 @@ def _batches(problem: Problem, estimator: Estimator, classes: Sweep | Paths, gro
     many = math.prod(math.comb(len(k) + group_size - 1, group_size) for k in kinds)
     width = max(sum(len(k) for k in kinds), problem.prompts * group_size)
     label = f"groups of {group_size} from {' × '.join(str(len(k)) for k in kinds)} classes of responses"
-    TooLarge.check(label, float(many) * width, coupling.MAX_CELLS, "sample them (--samples N)")
+    TooLarge.check(label, float(many) * width, coupling.MAX_CELLS, "lower the group size")
     counts = [_compositions(k, classes.classes, group_size) for k in kinds]
     chances = [
         coupling.chances(c[:, k], mass[k], problem.field)

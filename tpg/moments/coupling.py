@@ -36,9 +36,7 @@ class Coupling(NamedTuple):
 def check_size(classes: int, size: int) -> None:
     """TooLarge when groups of ``size`` from ``classes`` classes are too many to count."""
     many = math.comb(classes + size - 1, size) * max(classes, size)
-    TooLarge.check(
-        f"groups of {size} from {classes} classes of responses", many, MAX_CELLS, "sample them (--samples N)"
-    )
+    TooLarge.check(f"groups of {size} from {classes} classes of responses", many, MAX_CELLS, "lower the group size")
 
 
 def compositions(classes: int, size: int) -> Iterator[Array]:

@@ -123,7 +123,7 @@ def endings(problem: Problem, by_reward: bool) -> Endings:
         while k < len(mine) or left.any():
             if k == len(mine) and totals is not None:
                 mine += dict.fromkeys(totals[left].tolist())
-                TooLarge.check(f"{problem.name}: distinct rewards", len(mine), MAX_VALUES, "sample them (--samples N)")
+                TooLarge.check(f"{problem.name}: distinct rewards", len(mine), MAX_VALUES, "choose a smaller problem")
             here = left if totals is None else left & (totals == mine[k])
             found += here * np.int16(k + 1)
             mass[block.prompt, k, block.t] = mass.get((block.prompt, k, block.t), 0) + (
