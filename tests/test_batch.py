@@ -385,7 +385,7 @@ def test_too_many_batches_are_refused_before_they_are_listed(monkeypatch: pytest
     row, problem = ESTIMATORS["dapo_batch"], zoo.hard_easy().to(FLOAT64)
     monkeypatch.setattr(coupling, "MAX_CELLS", 63)  # C(4, 3)² compositions of 6 responses in 4 classes: 96
     with pytest.raises(
-        TooLarge, match=r"^groups of 3 from 2 × 2 classes of responses would need 96 entries.*sample them"
+        TooLarge, match=r"^groups of 3 from 2 × 2 classes of responses would need 96 entries.*lower the group size$"
     ):
         collapse_batch(problem, row, 3)
     monkeypatch.setattr(engine, "MAX_ENTRIES", 100)  # 2⁶ batches of 6 tokens: 384

@@ -461,7 +461,7 @@ def test_peers_that_act_on_single_tokens_are_not_collapsed() -> None:
 def test_too_many_compositions_are_refused_before_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coupling, "MAX_CELLS", 29)
     with pytest.raises(
-        TooLarge, match=r"^groups of 5 from 2 classes of responses would need 30 entries, .* sample them"
+        TooLarge, match=r"^groups of 5 from 2 classes of responses would need 30 entries, .* lower the group size$"
     ):
         collapse(zoo.two_valued().to(FLOAT64), ESTIMATORS["grpo"], 5)  # 6 compositions of 5 members
 
@@ -475,7 +475,7 @@ def test_impossible_group_sizes_are_refused(size: int) -> None:
 def test_too_many_rewards_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "MAX_VALUES", 2)
     assert collapse(zoo.two_valued().to(FLOAT64), ESTIMATORS["grpo"], 2).total_variance > 0
-    with pytest.raises(TooLarge, match=r"^three-valued: distinct rewards would need 3 entries, the limit is 2: sample"):
+    with pytest.raises(TooLarge, match=r"^three-valued: distinct rewards would need 3 entries, the limit is 2: choose"):
         collapse(zoo.three_valued().to(FLOAT64), ESTIMATORS["grpo"], 2)
 
 
