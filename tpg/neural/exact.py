@@ -1,8 +1,8 @@
 """The exact policy gradient of a transformer over every response, from V^{T−1} prefixes and one backward pass.
 
-g = Σ_s γ^{t−1} ρ(s) Σ_a π(a|s) (Q(s, a) − V(s)) ∇ logit(s, a): coefficients that add up to 0 at a
-prefix are the gradient in its logits.  Values come from one backward sweep over the tree, which a piece does for its own subtrees; the
-piece above the cut gets the values of the roots below it.  Memory is that of the largest piece, whatever V^T is.
+g = Σ_s γ^{t−1} ρ(s) Σ_a π(a|s) (Q(s, a) − V(s)) ∇ logit(s, a): the coefficients of a prefix add up to 0, so that they
+are the gradient in its logits.  Values come from one backward sweep over the tree, which a piece does for its own
+subtrees; the piece above the cut gets the values of the roots below it.  Memory is that of the largest piece.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def gradient(gpt: GPT, task: Task, chunk: int | None = None, progress: Progress 
 
 
 def _backward(piece: Piece, below: Tensor | None) -> Tensor:
-    """Add the piece's part of g to the parameters' ``.grad``; return V [R] of its roots.  ``below``: V under its leaves."""
+    """Add the piece's part of g to the parameters' ``.grad``; V [R] of its roots.  ``below``: V under its leaves."""
     task, depth = piece.task, piece.path.shape[1]
     probs = [x.detach().softmax(-1) for x in piece.logits]
     gain = []  # Q − V

@@ -1,8 +1,8 @@
 """A transformer as a :class:`Problem`: its probabilities fill the tables, its directional scores are the features.
 
 With features φ(s, a) = ⟨∇ logit(s, a), v_i⟩ along directions v_1 … v_m the problem's parameters are the t in
-θ + Σ_i t_i v_i, at t = 0.  Every estimator, moment, audit and claim then speaks of the transformer's own gradient, projected: ⟨g, v_i⟩.
-With all D unit directions, nothing is lost; with random ones, traces are estimated without bias.
+θ + Σ_i t_i v_i, at t = 0.  Every estimator, moment, audit and claim then speaks of the transformer's own gradient,
+projected: ⟨g, v_i⟩.  With all D unit directions, nothing is lost; with random ones, traces are estimated without bias.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _levels(gpt: GPT, task: Task, logits: Tensor, past: list[Past], height: int)
     yield logits
     for k in range(1, height):
         after, new = gpt.extend(past, on.expand(len(logits), len(on)))
-        logits = after.reshape(-1, task.vocab)
+        logits = after.flatten(0, 1)
         yield logits
         if k < height - 1:
             past = branch(past, new)
