@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests import references as ref
 from tests.strategies import MEDIUM, TINY, problems
 from tpg import rollouts
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
 from tpg.estimators.critics import exact_critic
 from tpg.numbers import FLOAT64, Array, gf
 from tpg.problem import zoo
@@ -287,3 +287,28 @@ def test_finite_fields_enumerate_the_same_responses() -> None:
     exact, image = responses(zoo.forbidden()), responses(zoo.forbidden().to(gf()))
     assert (exact.token == image.token).all()
     assert (image.probability == gf().array(exact.probability)).all()
+
+
+def test_groups_that_are_not_kept_are_drawn_again_and_only_those() -> None:
+    problem = zoo.three_valued().to(FLOAT64)
+
+    def differ(singles: Responses, members: Array) -> Array:
+        return np.ptp(singles.reward[members], axis=1) > 0
+
+    plain, index = draw(problem, 2, np.random.default_rng(3), batches=200)
+    kept, _ = draw(problem, 2, np.random.default_rng(3), batches=200, keep=differ)
+    first = differ(plain, index.reshape(-1, 2))
+    assert 0 < first.sum() < len(first)
+    assert differ(kept, index.reshape(-1, 2)).all()
+    assert (kept.prompt == plain.prompt).all()
+    assert (
+        kept.token.reshape(-1, 2, problem.horizon)[first] == plain.token.reshape(-1, 2, problem.horizon)[first]
+    ).all()
+
+
+def test_a_prompt_whose_groups_are_never_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "ROUNDS", 3)
+    with pytest.raises(EstimatorError, match="3 times no group was kept for a prompt"):
+        draw(
+            zoo.three_valued(), 2, np.random.default_rng(0), keep=lambda singles, members: np.zeros(len(members), bool)
+        )

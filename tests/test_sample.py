@@ -23,7 +23,7 @@ from tpg.problem.problem import Problem
 from tpg.rollouts import every
 
 PROBLEMS = [zoo.three_valued().to(FLOAT64), zoo.random(5, horizon=2, shared=2, discount="9/10").to(FLOAT64)]
-ROWS = ["reinforce", "rloo", "grpo", "dapo", "gae_wrong_critic"]
+ROWS = ["reinforce", "rloo", "grpo", "dapo", "gae_wrong_critic", "dapo_same_prompt", "dapo_stream"]
 
 
 def run(problem: Problem, row: Estimator, samples: int = 4000, **options: Any) -> room.Sampled:
@@ -48,6 +48,14 @@ def test_a_biased_row_declared_unbiased_is_refuted(name: str) -> None:
     wrong = replace(ESTIMATORS[name], expectation=UNBIASED)
     assert audit_by_sampling(PROBLEMS[0], wrong, 3, 20_000).verdict == REFUTED
     assert audit_by_sampling(PROBLEMS[0], ESTIMATORS[name], 3, 20_000).verdict == HOLDS
+
+
+@pytest.mark.parametrize("name", ["dapo_same_prompt", "dapo_stream"])
+def test_groups_that_should_have_been_drawn_again_are_noticed(name: str) -> None:
+    # The planted mistake: what a sampler sees that never draws again, held against the expectation of one that does.
+    row = ESTIMATORS[name]
+    assert audit_by_sampling(PROBLEMS[0], replace(row, keep=None), 3, 20_000).verdict == REFUTED
+    assert audit_by_sampling(PROBLEMS[0], row, 3, 20_000).verdict == HOLDS
 
 
 def test_a_deviation_of_the_stated_size_is_found() -> None:

@@ -88,7 +88,7 @@ def _run(
     for k in range(steps):
         if k % reuse == 0:
             problem = replace(problem, behaviour=None)
-            singles, members = draw(problem, size, rng, given=estimator.given)
+            singles, members = draw(problem, size, rng, given=estimator.given, keep=estimator.kept)
             generated_by = problem.probs
         if reuse > 1:
             problem = replace(problem, behaviour=generated_by)

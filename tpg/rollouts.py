@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tpg.errors import TooLarge
+from tpg.errors import EstimatorError, TooLarge
 from tpg.numbers import Array, dot, to_float
 from tpg.problem.problem import Problem
 from tpg.problem.tree import fork, inverse_cdf, walk
@@ -18,6 +18,7 @@ Critic = Callable[[Problem], Array]  # [N] a guess of M(s)
 Model = Callable[[Problem], Array]  # [N, V] a process reward for every token
 Constant = Callable[[Problem, int], Array]  # [P] a number per prompt, which may depend on the group size
 AnchorLaw = Callable[[int], tuple[Array, Array]]  # horizon → patterns [n, T+1] bool, chance [n, T+1] given the length
+ROUNDS = 1000  # in which groups that are not kept are drawn again
 MAX_ENTRIES = 10**8  # tokens of enumerated responses held at once
 CHUNK = 1 << 16  # groups per block
 
@@ -73,6 +74,7 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+Keep = Callable[["Responses", Array], Array]  # responses, members [n, G] → [n] bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,14 +272,29 @@ def draw(
     batches: int = 1,
     given: Given = NOTHING,
     continuations: Mapping[str, int] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[Responses, Array]:
     """Sampled responses and their index [batches, P, G]: one group of ``group_size`` per prompt and batch.
 
     ``continuations``: fields that are means of so many drawn continuations (the others hold exact values).
+    ``keep``: groups for which it is False are drawn again.  EstimatorError when one is not kept in ``ROUNDS`` rounds.
     """
     roots = np.tile(np.repeat(np.arange(problem.prompts), group_size), batches)
-    _, node, token = walk(problem.tree, to_float(problem.sampling), roots, inverse_cdf(rng.random))
     shape = (batches, problem.prompts, group_size)
+    node, token = (np.empty((len(roots), problem.horizon), dtype=np.int64) for _ in range(2))
+    groups = np.arange(len(roots)).reshape(-1, group_size)
+    for _ in range(ROUNDS):
+        rows = groups.ravel()
+        _, node[rows], token[rows] = walk(
+            problem.tree, to_float(problem.sampling), roots[rows], inverse_cdf(rng.random)
+        )
+        groups = groups[:0] if keep is None else groups[~keep(Responses(problem, node, token, roots, given), groups)]
+        if not len(groups):
+            break
+    else:
+        raise EstimatorError(
+            f"{problem.name}: {ROUNDS} times no group was kept for a prompt: keep more, or larger groups"
+        )
     out = Responses(problem, node, token, roots, given)
     if given.anchors is not None:
         patterns, chance = given.anchors(problem.horizon)

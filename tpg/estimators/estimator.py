@@ -13,7 +13,7 @@ from tpg.estimators.expectations import Expectation
 from tpg.estimators.parts import SWEEPABLE, Part, apply, parameters, peers_of, per_token, reads, spans_batch
 from tpg.numbers import Array, powers
 from tpg.problem.problem import Problem
-from tpg.rollouts import AnchorLaw, Constant, Critic, Given, Model, Rollouts
+from tpg.rollouts import AnchorLaw, Constant, Critic, Given, Keep, Model, Rollouts
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +105,14 @@ class Estimator:
     def sweepable(self) -> bool:
         """Credits are the same on all tokens of a response and read no more of it than reward and length."""
         return self.needs <= SWEEPABLE | {"mask"} and not any(per_token(part) for part in self.parts)
+
+    @property
+    def kept(self) -> Keep | None:
+        """Which of the groups ``members`` [n, G] are kept, [n] bool; None when all are."""
+        if self.keep is None:
+            return None
+        part = self.keep
+        return lambda singles, members: apply(part, singles.group(members, reads(part)))[..., 0]
 
     def __call__(self, rollouts: Rollouts) -> Array:
         """Credits [..., G, T], 0 off the mask."""

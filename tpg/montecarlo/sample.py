@@ -125,7 +125,7 @@ def _chunk(
     problem: Problem, estimator: Estimator, group_size: int, seed: int, along: list[Array], index: int, count: int
 ) -> _Sums:
     rng = stream(seed, problem.digest, estimator.name, group_size, index)
-    singles, members = draw(problem, group_size, rng, count, estimator.given, _continuations(estimator))
+    singles, members = draw(problem, group_size, rng, count, estimator.given, _continuations(estimator), estimator.kept)
     credits = estimator(singles.group(members, estimator.needs))
     flat = credits.reshape(-1, problem.horizon)  # responses in the order they were drawn
     rows, t = np.nonzero(singles.mask)
