@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tpg.numbers import Array
-from tpg.problem.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -20,9 +19,10 @@ class Finding:
     ok: bool
     value: str
     numbers: int = 1  # how many were looked at; a finding about none decides nothing
+    alpha: float = 0.0  # of a test by sampling: the chance that it fails although all is as claimed
 
 
-Check = Callable[[Problem], Sequence[Finding]]
+Check = Callable[[Any], Sequence[Finding]]  # of a Problem, or of whatever the runner was told to check it on
 
 
 @dataclass(frozen=True)

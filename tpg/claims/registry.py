@@ -1,4 +1,7 @@
-"""Finds claims: every installed package may offer some through the entry-point group ``tpg.claims``."""
+"""Finds claims: every installed package may offer some through the entry-point group ``tpg.claims``.
+
+Those of ``tpg.neural_claims`` are checked on networks and need torch.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,25 @@ from importlib.metadata import entry_points
 from tpg.claims.record import Claim
 from tpg.errors import TpgError
 
-GROUP = "tpg.claims"
+GROUP, NEURAL = "tpg.claims", "tpg.neural_claims"
 
 
-def load() -> dict[str, Claim]:
+def load(group: str = GROUP) -> dict[str, Claim]:
     """All claims by label, in the order of their modules: an entry point names a module with a list ``CLAIMS``."""
     found: dict[str, Claim] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         for claim in entry.load().CLAIMS:
             if claim.label in found:
                 raise TpgError(f"claim {claim.label!r} is registered twice: labels name one statement each")
             found[claim.label] = claim
     if not found:
-        raise TpgError(f"no claims found under the entry point {GROUP!r}: install the package (pip install -e .)")
+        raise TpgError(f"no claims found under the entry point {group!r}: install the package (pip install -e .)")
     return found
 
 
-def choose(labels: Iterable[str]) -> list[Claim]:
+def choose(labels: Iterable[str], group: str = GROUP) -> list[Claim]:
     """The claims named, with everything they need, or all; an unknown label lists near matches."""
-    known = load()
+    known = load(group)
     wanted = list(labels) or list(known)
     for label in wanted:
         if label not in known:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tpg.claims.cases import POINT_FIELD, cases
 from tpg.claims.record import Check, Claim, Finding
 from tpg.numbers import MERSENNE_61, RATIONAL
-from tpg.problem.problem import Problem
 
 HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "undecided"
 POINTS = 2  # random points of GF(p) per shape
 Progress = Callable[[str, int, int], None]  # label, steps done, steps in all
+
+
+class Subject(Protocol):
+    """What a claim can be checked on: a problem, or a network with its task."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,8 @@ class Outcome:
     """What became of a claim.
 
     ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with
-    probability at most ``error_probability``), MEASURED (exact on the listed problems), REFUTED, or OPEN (a mutant
-    survived, or a needed claim does not hold).
+    probability at most ``error_probability``), MEASURED (exact on the listed problems), TESTED (by sampling; that is
+    the probability of a false alarm), REFUTED, or OPEN (a mutant survived, or a needed claim does not hold).
     """
 
     label: str
@@ -47,36 +54,51 @@ class _Tally:
 
     count: int = 0
     failure: str = ""
+    alpha: float = 0.0  # that any of the tests among the findings raised a false alarm
 
     def add(self, findings: Iterable[Finding], where: str) -> None:
         for found in findings:
             self.count += found.numbers > 0
+            self.alpha += found.alpha
             if not found.ok and not self.failure:
                 self.failure = f"{where}: {found.what}: {found.value}"
 
 
 def run(claim: Claim, quick: bool = False, seed: int = 0, progress: Progress | None = None) -> Outcome:
     """Check ``claim`` on every contrast, exactly, then every mutant."""
-    started, tally = time.perf_counter(), _Tally()
     shapes = list(cases(claim.discounts, quick))
-    steps = len(shapes) + len(claim.mutants)
-    for done, case in enumerate(shapes):
+    fields = [RATIONAL] + [POINT_FIELD] * (POINTS if claim.algebraic else 0)
+    subjects = [[case.problem(field, seed + 1000 * point) for point, field in enumerate(fields)] for case in shapes]
+    found = _judged(claim, subjects, progress)
+    if found.evidence != "PROVED":
+        return found
+    chance = sum((claim.degree(case.horizon) / MERSENNE_61) ** POINTS for case in shapes)
+    return replace(found, error_probability=chance)
+
+
+def run_on(claim: Claim, subjects: Sequence[Subject], progress: Progress | None = None) -> Outcome:
+    """Check ``claim`` on the ``subjects`` given (its check knows what they are), then every mutant on them."""
+    return _judged(replace(claim, algebraic=False), [[subject] for subject in subjects], progress)
+
+
+def _judged(claim: Claim, subjects: Sequence[Sequence[Any]], progress: Progress | None) -> Outcome:
+    """``subjects``: for each shape what the check is run on; mutants and wordings are tried on the first of each."""
+    started, tally = time.perf_counter(), _Tally()
+    steps = len(subjects) + len(claim.mutants)
+    for done, same_shape in enumerate(subjects):
         _tick(progress, claim.label, done, steps)
-        fields = [RATIONAL] + [POINT_FIELD] * (POINTS if claim.algebraic else 0)
-        for point, field in enumerate(fields):
-            problem = case.problem(field, seed + 1000 * point)
-            tally.add(claim.check(problem), problem.name)
+        for subject in same_shape:
+            tally.add(claim.check(subject), subject.name)
     if claim.example is not None:
         tally.add(claim.example(), "example")
-    mutants = {}
-    measured = [case.problem(RATIONAL, seed) for case in shapes]
+    mutants, measured = {}, [same_shape[0] for same_shape in subjects]
     for done, (name, mutant) in enumerate(claim.mutants.items()):
-        _tick(progress, claim.label, len(shapes) + done, steps)
+        _tick(progress, claim.label, len(subjects) + done, steps)
         mutants[name] = refuted_on(mutant, measured)
     fate = None if claim.as_worded is None else refuted_on(claim.as_worded, measured)
     as_worded = fate if fate is None else "confirmed" if fate == "survived" else f"refuted on {fate}"
     _tick(progress, claim.label, steps, steps)
-    found = _outcome(claim, tally, mutants, shapes, time.perf_counter() - started)
+    found = _outcome(claim, tally, mutants, len(subjects), time.perf_counter() - started)
     return replace(found, wording=claim.wording, as_worded=as_worded)
 
 
@@ -85,7 +107,7 @@ def _tick(progress: Progress | None, label: str, done: int, steps: int) -> None:
         progress(label, done, steps)
 
 
-def refuted_on(mutant: Check, problems: Sequence[Problem]) -> str:
+def refuted_on(mutant: Check, problems: Sequence[Any]) -> str:
     """The first problem on which ``mutant`` fails, or "survived"."""
     for problem in problems:
         if not all(found.ok for found in mutant(problem)):
@@ -93,9 +115,8 @@ def refuted_on(mutant: Check, problems: Sequence[Problem]) -> str:
     return "survived"
 
 
-def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Sequence[Any], seconds: float) -> Outcome:
+def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: int, seconds: float) -> Outcome:
     survivors = [name for name, fate in mutants.items() if fate == "survived"]
-    chance = None
     if tally.failure:
         status, evidence, why = REFUTED, "REFUTED", tally.failure
     elif not tally.count:
@@ -108,7 +129,8 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Seque
         )
     elif claim.algebraic:
         status, evidence, why = HOLDS, "PROVED", f"identity in GF(2^61-1) at {POINTS} random points of each shape"
-        chance = sum((claim.degree(case.horizon) / MERSENNE_61) ** POINTS for case in shapes)
+    elif tally.alpha:
+        status, evidence, why = HOLDS, "TESTED", "not rejected; a false alarm at most with the probability stated"
     else:
         status, evidence, why = HOLDS, "MEASURED", "exact on every problem listed"
     return Outcome(
@@ -118,10 +140,10 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: Seque
         evidence=evidence,
         seconds=round(seconds, 3),
         why=why,
-        shapes=len(shapes),
+        shapes=shapes,
         findings=tally.count,
         mutants=mutants,
-        error_probability=chance,
+        error_probability=tally.alpha or None,
         needs=claim.needs,
     )
 

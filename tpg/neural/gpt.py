@@ -178,6 +178,13 @@ def make(
     return GPT(vocab, horizon, prompts, layers, heads, params)
 
 
+def nearby(gpt: GPT, distance: float, seed: int = 0) -> GPT:
+    """A policy whose every parameter is off by ``distance`` times a standard normal number: stale, or a reference."""
+    random = torch.Generator().manual_seed(seed)
+    off = {n: torch.randn(p.shape, generator=random, dtype=torch.float64).to(p) for n, p in gpt.params.items()}
+    return gpt.at({name: p.detach() + distance * off[name] for name, p in gpt.params.items()})
+
+
 def number_type(dtype: str) -> torch.dtype:
     """The torch dtype of that name."""
     if dtype not in DTYPES:

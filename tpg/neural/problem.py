@@ -8,6 +8,7 @@ projected: ⟨g, v_i⟩.  With all D unit directions, nothing is lost; with rand
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +94,25 @@ def full_problem(gpt: GPT, task: Task, progress: Progress | None = None) -> Prob
     return _filled(gpt, task, gpt.size, 1 << 12, tables, progress)
 
 
+def probabilities(gpt: GPT, task: Task, chunk: int | None = None) -> Array:
+    """[N, V] the policy at every prefix, breadth-first: the behaviour or reference policy of another's Problem."""
+    return _filled(gpt, task, 0, ready(gpt, task, chunk), _no_slopes(gpt, task), None).probs
+
+
+def rotated(found: Problem) -> Problem:
+    """The same problem in at most N·V parameters: an orthonormal basis of what its D scores span.
+
+    Inner products of scores stay what they are, and with them |g|, tr Cov ĝ and every angle.
+    """
+    rows = found.probs.size
+    if found.features is None or found.parameters <= rows:
+        return found
+    table = found.features.reshape(rows, -1)
+    square, basis = np.linalg.eigh(table @ table.T)
+    root = basis * np.sqrt(np.maximum(square, 0))
+    return replace(found, features=root.reshape(*found.probs.shape, rows))
+
+
 def trace(found: Problem, estimator: Estimator, group_size: int) -> Trace:
     """tr Cov ĝ of the transformer from the exact variances along the m random directions of ``found``."""
     covariance = moments(found, estimator, group_size, covariance=True).covariance
@@ -142,6 +162,15 @@ def _filled(
         field=FLOAT64,
         name=f"transformer, {task.vocab} tokens, horizon {task.horizon}",
     )
+
+
+def _no_slopes(gpt: GPT, task: Task) -> Tables:
+    def tables(first: int, last: int, split: int, height: int) -> Iterator[tuple[Tensor, Tensor]]:
+        with torch.no_grad():
+            for x in compute(gpt, task, first, last, split, height).logits:
+                yield x, x.new_zeros(*x.shape, 0)
+
+    return tables
 
 
 def _fits(task: Task, count: int, remedy: str) -> None:

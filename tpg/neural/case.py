@@ -1,0 +1,117 @@
+"""A network with its task, its exact gradient and itself as a Problem: what a claim at neural scale is checked on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tpg.errors import TpgError
+from tpg.neural import exact, gpt, problem
+from tpg.neural.exact import Exact
+from tpg.neural.gpt import GPT
+from tpg.neural.rewards import ArithmeticReward, HashReward, KeyTokenReward
+from tpg.neural.task import Task
+from tpg.numbers import Array
+from tpg.problem.problem import Problem
+
+RANDOM = 3  # directions beside g
+DISTANCE = 0.05  # of the behaviour and the reference network, per parameter
+WEIGHTS = (0.3, 0.7)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a user chooses: the tree, the network, its number type and where it runs."""
+
+    vocab: int = 4
+    horizon: int = 5
+    layers: int = 2
+    width: int = 32
+    heads: int = 4
+    dtype: str = "float64"
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """``network`` on ``task``: exact gradient [D] by streaming, and a Problem along g and a few random directions."""
+
+    name: str
+    network: GPT
+    task: Task
+    seed: int = 0
+
+    @cached_property
+    def exact(self) -> Exact:
+        """J and ∇J over every response."""
+        return exact.gradient(self.network, self.task)
+
+    @cached_property
+    def along(self) -> Tensor:
+        """[m, D] g/|g| and random directions."""
+        size = self.exact.flat.norm()
+        if not size > 0:
+            raise TpgError(f"{self.name}: the gradient is zero, so there is nothing to compare: take another seed")
+        drawn = problem.random_directions(self.network, RANDOM, self.seed)
+        return torch.cat([self.exact.flat[None] / size, drawn])
+
+    @cached_property
+    def g(self) -> Array:
+        """[m] ⟨g, v_i⟩."""
+        return problem.project(self.exact.gradient, self.along)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The network along ``along``, with a nearby network as the reference policy."""
+        found = problem.problem(self.network, self.task, self.along)
+        reference = problem.probabilities(gpt.nearby(self.network, DISTANCE, self.seed + 1), self.task)
+        return replace(found, reference=reference, name=self.name)
+
+    @cached_property
+    def stale(self) -> Problem:
+        """The same, with responses from another nearby network."""
+        behaviour = problem.probabilities(gpt.nearby(self.network, DISTANCE, self.seed + 2), self.task)
+        return replace(self.problem, behaviour=behaviour, name=f"{self.name}, stale")
+
+    @cached_property
+    def whole(self) -> Problem:
+        """The network with all its parameters: exact total variance."""
+        return replace(problem.rotated(problem.full_problem(self.network, self.task)), name=self.name)
+
+    @property
+    def eps(self) -> float:
+        """Relative rounding error of one operation."""
+        return float(torch.finfo(self.network.dtype).eps)
+
+
+def cases(size: Size) -> list[Case]:
+    """Two prompts of unequal weight; 0/1 rewards and unequal lengths, dense discounted ones, and a key token."""
+    end, prompts = 1, len(WEIGHTS)
+    network = gpt.make(
+        size.vocab,
+        size.horizon,
+        prompts,
+        layers=size.layers,
+        width=size.width,
+        heads=size.heads,
+        seed=size.seed,
+        dtype=size.dtype,
+        device=size.device,
+    )
+    kinds = {
+        "arithmetic task, unequal lengths": Task(
+            size.vocab, size.horizon, ArithmeticReward(size.vocab, size.horizon, end), WEIGHTS, end
+        ),
+        "dense rewards, γ = 0.9, unequal lengths": Task(
+            size.vocab, size.horizon, HashReward(size.seed), WEIGHTS, end, 0.9
+        ),
+        "key token, fixed length": Task(size.vocab, size.horizon, KeyTokenReward(size.vocab), WEIGHTS),
+    }
+    for task in kinds.values():
+        task.check(size.device)
+        exact.ready(network, task, None)
+    return [Case(name, network, task, size.seed) for name, task in kinds.items()]
