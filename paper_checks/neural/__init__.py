@@ -11,8 +11,11 @@ ORDER = (
     "trajectory_pg",
     "advantage",
     "reinforce_family",
+    "gae",
     "trepo",
     "variance",
     "every_row",
+    "sampling",
+    "cost",
 )
 CLAIMS = [import_module(f"paper_checks.neural.{name}").CLAIM for name in ORDER]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tpg.errors import TpgError
+from tpg.neural import critic as learned
 from tpg.neural import exact, gpt, problem
 from tpg.neural.exact import Exact
 from tpg.neural.gpt import GPT
@@ -16,8 +17,10 @@ from tpg.neural.rewards import ArithmeticReward, HashReward, KeyTokenReward
 from tpg.neural.task import Task
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
+from tpg.rollouts import Critic
 
 RANDOM = 3  # directions beside g
+STEPS = 200  # of the critic's regression
 DISTANCE = 0.05  # of the behaviour and the reference network, per parameter
 WEIGHTS = (0.3, 0.7)
 
@@ -81,6 +84,24 @@ class Case:
     def whole(self) -> Problem:
         """The network with all its parameters: exact total variance."""
         return replace(problem.rotated(problem.full_problem(self.network, self.task)), name=self.name)
+
+    @cached_property
+    def learned(self) -> GPT:
+        """A critic of one layer, a quarter as wide, fitted to returns of sampled responses and then frozen."""
+        width = max(1, self.network.width // 4)
+        fresh = learned.make_critic(self.network, layers=1, width=width, seed=self.seed + 3)
+        return learned.train(fresh, self.network, self.task, steps=STEPS, seed=self.seed)
+
+    @cached_property
+    def critic(self) -> Critic:
+        """Its values on the Problem."""
+        return learned.as_critic(self.learned, self.task)
+
+    @cached_property
+    def capacity(self) -> str:
+        """How large the critic is and how far it is off."""
+        fit = learned.error(self.critic, self.problem)
+        return f"a critic of {self.learned.size} parameters, rms error {fit.rms:.2g}, explaining {fit.explained:.0%}"
 
     @property
     def eps(self) -> float:

@@ -36,6 +36,7 @@ class Exact:
         return flat(self.gradient)
 
 
+@torch.enable_grad()
 def gradient(gpt: GPT, task: Task, chunk: int | None = None, progress: Progress | None = None) -> Exact:
     """J and ∇J, exactly; in pieces of at most ``chunk`` prefixes.
 
@@ -86,19 +87,14 @@ def _backward(piece: Piece, below: Tensor | None) -> Tensor:
 
 def ready(gpt: GPT, task: Task, chunk: int | None) -> int:
     """Refuse before work starts what cannot fit; the number of prefixes per piece."""
-    sizes = (gpt.vocab, gpt.horizon, gpt.prompts)
-    if sizes != (task.vocab, task.horizon, task.prompts):
-        raise TpgError(
-            f"a network of vocab, horizon, prompts = {sizes} given, the task has "
-            f"{(task.vocab, task.horizon, task.prompts)}: make both of the same sizes"
-        )
+    same_sizes(gpt, task)
     if chunk is not None and chunk < 1:
         raise TpgError(f"chunk={chunk} given: it must be at least 1 prefix")
     work = operations(gpt, task)
     if work > WORK[gpt.device.type]:
         raise TooLarge(
-            f"vocab={task.vocab}, horizon={task.horizon}: {task.prefixes:.3g} prefixes of {gpt.size} parameters need "
-            f"about {work:.2g} operations, the limit on {gpt.device.type} is {WORK[gpt.device.type]:.0g}: "
+            f"vocab={task.vocab}, horizon={task.horizon}: {_float(task.prefixes):.3g} prefixes of {gpt.size} parameters "
+            f"need about {work:.2g} operations, the limit on {gpt.device.type} is {WORK[gpt.device.type]:.0g}: "
             f"shorten the horizon, or a smaller vocabulary or network"
         )
     size = CHUNK[gpt.device.type] if chunk is None else chunk
@@ -111,10 +107,24 @@ def ready(gpt: GPT, task: Task, chunk: int | None) -> int:
     return size
 
 
+def same_sizes(gpt: GPT, task: Task) -> None:
+    """TpgError unless the network speaks the task's tokens, prompts and horizon."""
+    sizes, wanted = (gpt.vocab, gpt.horizon, gpt.prompts), (task.vocab, task.horizon, task.prompts)
+    if sizes != wanted:
+        raise TpgError(
+            f"a network of vocab, horizon, prompts = {sizes} given, the task has {wanted}: make both of the same sizes"
+        )
+
+
 def operations(gpt: GPT, task: Task) -> float:
     """Floating-point operations of forward and backward pass: 6 per parameter and prefix, and attention."""
     attention = 12 * gpt.layers * gpt.width * task.horizon
-    return float(task.prefixes) * (6.0 * gpt.size + attention)
+    return _float(task.prefixes) * (6.0 * gpt.size + attention)
+
+
+def _float(count: int) -> float:
+    """A count that may be beyond floats."""
+    return float(min(count, 10**300))
 
 
 def footprint(gpt: GPT, prefixes: int, task: Task) -> float:

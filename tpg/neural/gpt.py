@@ -75,6 +75,10 @@ class GPT:
     def _embed(self, tokens: Tensor, position: int) -> Tensor:
         """[n, L, D]; L tokens in a row from position 0, or alternatives at one position."""
         last = tokens.shape[1] if position == 0 else 1
+        if position + last > self.horizon:
+            raise TpgError(
+                f"{position + last} positions given, the network has {self.horizon}: the last token is not fed"
+            )
         return self.params["embed"][tokens] + self.params["position"][position : position + last]
 
     def _qkv(self, x: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,13 +198,10 @@ def number_type(dtype: str) -> torch.dtype:
 
 def place(device: str) -> torch.device:
     """The device of that name, if this machine has it."""
-    try:
-        where = torch.device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        found = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        raise TpgError(f"device {device!r} given, this machine has {', '.join(['cpu', *found])}") from error
-    return where
+    found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in (*found, *(name.removesuffix(":0") for name in found)):
+        raise TpgError(f"device {device!r} given, this machine has {', '.join(found)}: choose one of them")
+    return torch.device(device)
 
 
 def flat(tensors: Params) -> Tensor:

@@ -36,7 +36,7 @@ Tables = Callable[
 
 
 class Trace(NamedTuple):
-    """An unbiased estimate of tr Cov ĝ from random directions, and its standard error."""
+    """An unbiased estimate of tr Cov ĝ, and its standard error."""
 
     estimate: float
     standard_error: float
@@ -53,9 +53,9 @@ def problem(gpt: GPT, task: Task, along: Tensor, chunk: int | None = None, progr
 
     Raises TpgError when the directions do not fit the parameters, TooLarge before work starts.
     """
-    if along.ndim != 2 or along.shape[1] != gpt.size:
+    if along.ndim != 2 or along.shape[1] != gpt.size or not len(along):
         raise TpgError(f"directions {tuple(along.shape)} given, needed [m, {gpt.size}]: one number per parameter")
-    chunk = ready(gpt, task, chunk)
+    chunk, along = ready(gpt, task, chunk), along.to(gpt.device, gpt.dtype)
     _fits(task, len(along), "fewer directions")
     tangents = {n: torch.stack([unflat(v, gpt.params)[n] for v in along]) for n in gpt.params}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tpg.errors import TpgError
 from tpg.neural.task import nodes
 from tpg.numbers import Array
 
@@ -24,7 +25,7 @@ class HashReward:
 
     def __call__(self, prompt: Tensor, tokens: Tensor) -> Tensor:
         """[n, L] rewards."""
-        state, out = _mix(prompt + 1_000_003 * (self.seed + 1)), []
+        state, out = _mix(prompt + 1_000_003 * (self.seed + 1) % (1 << 62)), []
         for t in range(tokens.shape[1]):
             state = _mix(state + tokens[:, t] + 1)
             out.append(((state >> 11) & ((1 << 53) - 1)).double() / (1 << 53))
@@ -87,5 +88,9 @@ class TableReward:
             ended = tokens == self.end_token
             tokens = torch.where(ended.long().cumsum(1) > ended.long(), -1, tokens)
         node = nodes(prompt, tokens, self.table.shape[1], self.prompts, self.end_token)
+        if int(node.max()) >= len(self.table):
+            raise TpgError(
+                f"a table of {len(self.table)} prefixes given, prefix {int(node.max())} needs its reward too"
+            )
         paid = torch.as_tensor(self.table.astype(float), device=tokens.device)[node.clamp(min=0), tokens.clamp(min=0)]
         return torch.where(node >= 0, paid, 0)
