@@ -3,6 +3,10 @@
 ``pytest --hypothesis-profile=deep`` looks further, at random.
 """
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch: a worker per core already, and tiny products
+
 from hypothesis import HealthCheck, settings
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]

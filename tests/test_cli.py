@@ -52,7 +52,7 @@ WHOLE = claim("measured", algebraic=False)
 def claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry of five small claims."""
     known = {each.label: each for each in (TRUE, FALSE, OPEN, NEEDY, WHOLE)}
-    monkeypatch.setattr(registry, "load", lambda: known)
+    monkeypatch.setattr(registry, "load", lambda *_: known)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_ctrl_c_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path:
         raise KeyboardInterrupt
 
     known = {"slow": claim("slow", check=interrupt)}
-    monkeypatch.setattr(registry, "load", lambda: known)
+    monkeypatch.setattr(registry, "load", lambda *_: known)
     assert run("verify", "--json", str(tmp_path / "out.json")) == (130, "", "interrupted\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -199,7 +199,7 @@ def test_a_crash_shows_its_traceback_and_is_no_refutation(run: Any, monkeypatch:
     def crash(problem: Problem) -> Sequence[Finding]:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(registry, "load", lambda: {"bad": claim("bad", check=crash)})
+    monkeypatch.setattr(registry, "load", lambda *_: {"bad": claim("bad", check=crash)})
     code, _, err = run("verify")
     assert code == 70
     assert "Traceback" in err
@@ -210,7 +210,7 @@ def test_too_little_memory_is_one_line(run: Any, monkeypatch: pytest.MonkeyPatch
     def exhaust(problem: Problem) -> Sequence[Finding]:
         raise MemoryError
 
-    monkeypatch.setattr(registry, "load", lambda: {"huge": claim("huge", check=exhaust)})
+    monkeypatch.setattr(registry, "load", lambda *_: {"huge": claim("huge", check=exhaust)})
     assert "not enough memory" in refused(run("verify"))
 
 
@@ -453,7 +453,7 @@ def test_doctor_finds_no_claims(run: Any, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("check", [right, wrong])
 def test_doctor_tries_a_claim(check: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "load", lambda: {"lem:baseline": claim("lem:baseline", check=check)})
+    monkeypatch.setattr(registry, "load", lambda *_: {"lem:baseline": claim("lem:baseline", check=check)})
     code, out, _ = run("doctor")
     assert code == (check is wrong)
     assert ("lem:baseline must hold, but is refuted" in " ".join(out.split())) == (check is wrong)

@@ -21,8 +21,8 @@ def quieter(quiet: str, noisy: str, strictly: bool = True) -> Check:
     def check(case: Case) -> Sequence[Finding]:
         low, high = (float(moments(case.whole, ESTIMATORS[n], GROUP).total_variance) for n in (quiet, noisy))
         ok = low < high * (1 - SLACK) if strictly else low <= high * (1 + SLACK)
-        sign = "<" if strictly else "≤"
-        return [Finding(f"tr Cov of {quiet} {sign} that of {noisy}, G = {GROUP}", ok, f"{low:.4g}, {high:.4g}")]
+        what = f"tr Cov of {quiet} {'<' if strictly else '≤'} that of {noisy}, G = {GROUP}, {case.counted}"
+        return [Finding(what, ok, f"{low:.4g}, {high:.4g}")]
 
     return check
 

@@ -78,10 +78,31 @@ def verify(
         list[str] | None, typer.Argument(metavar="LABEL", help="Claims, as `tpg list claims` names them; none: all.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller shapes.")] = False,
+    neural: Annotated[
+        bool,
+        typer.Option("--neural", help="On a transformer, against its exact gradient; the options below choose it."),
+    ] = False,
+    vocab: Annotated[int | None, typer.Option(metavar="V", help="Tokens.")] = None,
+    horizon: Annotated[int | None, typer.Option(metavar="T", help="Tokens of the longest response.")] = None,
+    layers: Annotated[int | None, typer.Option(metavar="L")] = None,
+    width: Annotated[int | None, typer.Option(metavar="D")] = None,
+    heads: Annotated[int | None, typer.Option(metavar="H")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="TYPE", help="float64 or float32.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Of weights, rewards and samples.")] = None,
     json: Json = None,
 ) -> None:
     """Check the claims exactly, and that each check refutes its mutants."""
+    sizes: dict[str, int | str | None] = {"vocab": vocab, "horizon": horizon, "layers": layers, "width": width}
+    sizes |= {"heads": heads, "dtype": dtype, "device": device, "seed": seed}
+    given = [f"--{name}" for name, value in sizes.items() if value is not None]
+    if given and not neural:
+        raise typer.BadParameter(f"{', '.join(given)} given without --neural: tables have shapes of their own")
     target = destination(json)
+    if neural:
+        from tpg.cli import neural as on_networks
+
+        raise typer.Exit(on_networks.verify(labels or [], quick, sizes, target))
     from tpg.cli.verify import verify
 
     raise typer.Exit(verify(labels or [], quick, target))

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.text import Text
 
 from tpg.claims import registry
+from tpg.claims.run import run
 from tpg.cli import render
 from tpg.cli.listing import estimators
 from tpg.cli.output import Destination, replace
@@ -26,7 +27,7 @@ def report(out: str, quick: bool, target: Destination) -> int:
         (folder / NAME).touch()
     except OSError as error:
         raise TpgError(f"--out {out!r} cannot be written: {error.strerror}: name a folder you may write to") from None
-    outcomes = outcomes_of(registry.choose([]), quick)
+    outcomes = outcomes_of(registry.choose([]), lambda claim, progress: run(claim, quick, progress=progress))
     shown = pictures(_figures())
     text = page(outcomes, shown, estimators(), _notebooks())
     replace(folder / NAME, text)

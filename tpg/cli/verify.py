@@ -23,29 +23,30 @@ HEADS = ("label", "status", "evidence", "shapes", "findings", "mutants", "error"
 LEGEND = "Mutants: wrong versions that the check refuted, of all."
 CAVEAT = (
     "PROVED is an identity for the listed shapes, wrong with at most the error stated; MEASURED holds on the problems "
-    "listed; neither says which method to use: a biased gradient may well train better."
+    "listed, TESTED stands on samples; none says which method to use: a biased gradient may well train better."
 )
 Done = Callable[[Outcome], None]
+Judge = Callable[[Claim, Progress], Outcome]
 
 
 def verify(labels: Sequence[str], quick: bool, target: Destination) -> int:
     """Run the claims named, or all; return the exit code."""
     started, claims = time.perf_counter(), registry.choose(labels)
-    outcomes = outcomes_of(claims, quick)
+    outcomes = outcomes_of(claims, lambda claim, progress: run(claim, quick, progress=progress))
     target.write([dataclasses.asdict(outcome) for outcome in outcomes])
-    render.show(target.prose, *report(outcomes, quick, time.perf_counter() - started))
+    render.show(target.prose, *report(outcomes, _shapes(quick), time.perf_counter() - started))
     return render.exit_code(outcome.status for outcome in outcomes)
 
 
-def outcomes_of(claims: Sequence[Claim], quick: bool) -> list[Outcome]:
+def outcomes_of(claims: Sequence[Claim], judge: Judge) -> list[Outcome]:
     """Run ``claims`` and say how far it is."""
     with _progress(len(claims)) as (tick, done):
-        return settle(list(_run(claims, quick, tick, done)))
+        return settle(list(_run(claims, judge, tick, done)))
 
 
-def _run(claims: Sequence[Claim], quick: bool, tick: Progress, done: Done) -> Iterator[Outcome]:
+def _run(claims: Sequence[Claim], judge: Judge, tick: Progress, done: Done) -> Iterator[Outcome]:
     for claim in claims:
-        outcome = run(claim, quick, progress=tick)
+        outcome = judge(claim, tick)
         done(outcome)
         yield outcome
 
@@ -88,7 +89,7 @@ def _lines(total: int) -> tuple[Progress, Done]:
     return lambda label, step, steps: None, done
 
 
-def report(outcomes: Sequence[Outcome], quick: bool, elapsed: float) -> Iterator[RenderableType]:
+def report(outcomes: Sequence[Outcome], shapes: str, elapsed: float) -> Iterator[RenderableType]:
     """The table, the counterexamples, and what all this does not say."""
     yield render.table(HEADS, map(_row, outcomes), right=HEADS[3:])
     for outcome in outcomes:
@@ -103,7 +104,7 @@ def report(outcomes: Sequence[Outcome], quick: bool, elapsed: float) -> Iterator
         yield render.pairs([[o.label, f"“{o.wording}”: {o.as_worded}"] for o in worded])
     yield ""
     yield Text(_summary(outcomes, elapsed))
-    yield Text(f"Shapes: {_shapes(quick)}.  {LEGEND}", "dim")
+    yield Text(f"Shapes: {shapes}.  {LEGEND}", "dim")
     yield Text(CAVEAT)
 
 

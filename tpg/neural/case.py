@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tpg.errors import TpgError
+from tpg.errors import TooLarge, TpgError
 from tpg.neural import critic as learned
 from tpg.neural import exact, gpt, problem
 from tpg.neural.exact import Exact
@@ -20,6 +20,9 @@ from tpg.problem.problem import Problem
 from tpg.rollouts import Critic
 
 RANDOM = 3  # directions beside g
+MANY = 16  # random directions, where all parameters are too many
+MAX_LISTED = 2e7  # numbers
+THREADED = 1e9  # prefixes × parameters from which threads pay
 STEPS = 200  # of the critic's regression
 DISTANCE = 0.05  # of the behaviour and the reference network, per parameter
 WEIGHTS = (0.3, 0.7)
@@ -82,8 +85,22 @@ class Case:
 
     @cached_property
     def whole(self) -> Problem:
-        """The network with all its parameters: exact total variance."""
-        return replace(problem.rotated(problem.full_problem(self.network, self.task)), name=self.name)
+        """The network with all its parameters, for total variances; where they are too many, ``MANY`` directions."""
+        if self.small:
+            found = problem.rotated(problem.full_problem(self.network, self.task))
+        else:
+            found = problem.problem(self.network, self.task, problem.random_directions(self.network, MANY, self.seed))
+        return replace(found, name=self.name)
+
+    @property
+    def small(self) -> bool:
+        """The scores of all parameters fit into memory."""
+        return self.task.prefixes * self.task.vocab * self.network.size <= problem.MAX_TABLE
+
+    @property
+    def counted(self) -> str:
+        """What ``whole`` holds."""
+        return "all parameters" if self.small else f"{MANY} random directions"
 
     @cached_property
     def learned(self) -> GPT:
@@ -107,6 +124,12 @@ class Case:
     def eps(self) -> float:
         """Relative rounding error of one operation."""
         return float(torch.finfo(self.network.dtype).eps)
+
+
+def spare_threads(case: Case) -> None:
+    """One thread for small networks: sharing out tiny products costs more than it saves, far more on a busy machine."""
+    if case.task.prefixes * case.network.size < THREADED:
+        torch.set_num_threads(1)
 
 
 def cases(size: Size) -> list[Case]:
@@ -133,6 +156,13 @@ def cases(size: Size) -> list[Case]:
         "key token, fixed length": Task(size.vocab, size.horizon, KeyTokenReward(size.vocab), WEIGHTS),
     }
     for task in kinds.values():
+        _fits(network, task)
         task.check(size.device)
-        exact.ready(network, task, None)
     return [Case(name, network, task, size.seed) for name, task in kinds.items()]
+
+
+def _fits(network: GPT, task: Task) -> None:
+    """Claims list every response and its scores along a few directions: refuse before work starts."""
+    exact.ready(network, task, None)
+    what, remedy = "every response of a claim", "a smaller vocabulary or horizon (exact.gradient alone streams any)"
+    TooLarge.check(what, float(task.responses) * task.horizon * (1 + RANDOM), MAX_LISTED, remedy)

@@ -93,9 +93,9 @@ def ready(gpt: GPT, task: Task, chunk: int | None) -> int:
     work = operations(gpt, task)
     if work > WORK[gpt.device.type]:
         raise TooLarge(
-            f"vocab={task.vocab}, horizon={task.horizon}: {_float(task.prefixes):.3g} prefixes of {gpt.size} parameters "
-            f"need about {work:.2g} operations, the limit on {gpt.device.type} is {WORK[gpt.device.type]:.0g}: "
-            f"shorten the horizon, or a smaller vocabulary or network"
+            f"vocab={task.vocab}, horizon={task.horizon}: {_float(task.prefixes):.3g} prefixes, {gpt.size} parameters: "
+            f"about {work:.2g} operations, the limit on {gpt.device.type} is {WORK[gpt.device.type]:.0g}: "
+            "shorten the horizon, or take a smaller vocabulary or network"
         )
     size = CHUNK[gpt.device.type] if chunk is None else chunk
     largest = plan(task, size).largest
