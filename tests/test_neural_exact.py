@@ -20,7 +20,6 @@ from tpg.neural.problem import full_problem, problem, project, random_directions
 from tpg.neural.rewards import HashReward
 from tpg.neural.task import Task
 
-
 ENDS: dict[str, Any] = {"weights": (0.25, 0.75), "end_token": 1, "discount": 0.5}
 CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {  # task, network
     "one prompt": ({"kind": "hash"}, {}),
@@ -295,7 +294,7 @@ def test_a_tree_that_cannot_fit_is_refused(
     # (32¹⁰ − 1)/31 = 3.63e13 prefixes; 8⁴⁰⁰ is beyond floats
     monkeypatch.setattr(exact, "compute", never)
     net = ref.crooked(1, vocab=vocab, horizon=horizon, layers=1)
-    with pytest.raises(TooLarge, match=rf"^vocab={vocab}, horizon={horizon}: {prefixes} prefixes of {net.size} param"):
+    with pytest.raises(TooLarge, match=rf"^vocab={vocab}, horizon={horizon}: {prefixes} prefixes, {net.size} param"):
         exact.gradient(net, Task(vocab, horizon, HashReward()))
 
 

@@ -16,12 +16,11 @@ from tpg.estimators.table import ESTIMATORS
 from tpg.moments import moments
 from tpg.neural import exact
 from tpg.neural import problem as room
-from tpg.neural.gpt import GPT
-from tpg.neural.problem import full_problem, probabilities, problem, project, random_directions, rotated, trace
-from tpg.neural.rewards import HashReward
+from tpg.neural.gpt import GPT, make
+from tpg.neural.problem import full_problem, problem, project, random_directions, rotated, tabular, trace
+from tpg.neural.rewards import ArithmeticReward, HashReward
 from tpg.neural.task import Task
 from tpg.problem.problem import Problem
-
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {  # task, network
     "plain": ({"kind": "hash", "weights": (0.25, 0.75)}, {"heads": 1}),
@@ -85,7 +84,7 @@ def test_the_tables_are_those_of_the_network_prefix_by_prefix(name: str) -> None
     along = random_directions(net, 3, seed=2)
     right_tables(problem(net, task, along), name)
     right_tables(full_problem(net, task), name)
-    right_tables(replace(problem(net, task, along), probs=probabilities(net, task)), name)
+    right_tables(replace(problem(net, task, along), probs=tabular(net, task).probs), name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -131,7 +130,7 @@ def test_pieces_change_nothing(chunk: int) -> None:
     whole = problem(net, task, along)
     assert ref.apart(found.features, whole.features) < 1e-13
     assert ref.apart(found.probs, whole.probs) < 1e-13
-    assert ref.apart(probabilities(net, task, chunk), whole.probs) < 1e-13
+    assert ref.apart(tabular(net, task, chunk).probs, whole.probs) < 1e-13
     assert seen == [(k + 1, len(seen)) for k in range(len(seen))]
 
 
@@ -247,7 +246,7 @@ def test_tables_that_cannot_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         full_problem(net, task)
 
 
-@pytest.mark.parametrize("make", [lambda n, t: problem(n, t, random_directions(n, 1)), full_problem, probabilities])
+@pytest.mark.parametrize("make", [lambda n, t: problem(n, t, random_directions(n, 1)), full_problem, tabular])
 def test_sizes_are_checked_first(make: Any) -> None:
     net, _, _ = case("plain")
     with pytest.raises(TpgError, match=r"^a network of vocab, horizon, prompts"):
@@ -281,3 +280,21 @@ def test_faults_in_the_tables_are_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     last = torch.arange(net.size) < net.size - net.vocab * net.width  # all but the head
     held = full.features @ (along * last).numpy().T  # type: ignore[operator]
     assert ref.apart(held, right) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "exact_advantage"])
+def test_random_directions_agree_with_all_parameters(name: str) -> None:
+    # Laurent and Massart (Ann. Statist. 2000, lemma 1): the mean over m normal directions of vᵀCv leaves
+    # tr C by more than 2‖C‖_F √(x/m) + 2‖C‖ x/m with probability at most 2e^{−x}.
+    network, task = make(3, 3, 2, layers=1, width=8, heads=2), Task(3, 3, ArithmeticReward(3, 3, 1), (0.25, 0.75), 1)
+    exact_moments = moments(rotated(full_problem(network, task)), ESTIMATORS[name], 2, covariance=True)
+    covariance, count, x = exact_moments.covariance, 512, np.log(2 / 1e-9)
+    size, largest = np.linalg.norm(covariance), np.linalg.norm(covariance, 2)
+    allowed = 2 * size * np.sqrt(x / count) + 2 * largest * x / count
+    total = float(exact_moments.total_variance)
+    assert allowed < total  # the test can fail
+    drawn = problem(network, task, random_directions(network, count, seed=1))
+    assert abs(trace(drawn, ESTIMATORS[name], 2).estimate - total) < allowed
+    # the planted mistake: directions of variance 1/2
+    half = problem(network, task, random_directions(network, count, seed=1) / np.sqrt(2))
+    assert abs(trace(half, ESTIMATORS[name], 2).estimate - total) > allowed

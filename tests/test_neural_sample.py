@@ -383,7 +383,7 @@ def test_a_wrong_declaration_is_rejected_and_a_missing_one_replaced_by_the_momen
 
 # Refusals
 
-STALE = replace(PROBLEM, behaviour=tables.probabilities(HOT, TASK))
+STALE = replace(PROBLEM, behaviour=tables.tabular(HOT, TASK).probs)
 
 
 @pytest.mark.parametrize(

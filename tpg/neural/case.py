@@ -74,13 +74,13 @@ class Case:
     def problem(self) -> Problem:
         """The network along ``along``, with a nearby network as the reference policy."""
         found = problem.problem(self.network, self.task, self.along)
-        reference = problem.probabilities(gpt.nearby(self.network, DISTANCE, self.seed + 1), self.task)
+        reference = problem.tabular(gpt.nearby(self.network, DISTANCE, self.seed + 1), self.task).probs
         return replace(found, reference=reference, name=self.name)
 
     @cached_property
     def stale(self) -> Problem:
         """The same, with responses from another nearby network."""
-        behaviour = problem.probabilities(gpt.nearby(self.network, DISTANCE, self.seed + 2), self.task)
+        behaviour = problem.tabular(gpt.nearby(self.network, DISTANCE, self.seed + 2), self.task).probs
         return replace(self.problem, behaviour=behaviour, name=f"{self.name}, stale")
 
     @cached_property

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tpg.errors import EstimatorError, TpgError
 from tpg.montecarlo.streams import stream
-from tpg.neural.exact import Progress, ready
+from tpg.neural.exact import Progress, ready, same_sizes
 from tpg.neural.generate import generate, source
 from tpg.neural.gpt import DTYPES, GPT, make
 from tpg.neural.subtrees import compute, plan
@@ -140,13 +140,8 @@ def _check(critic: GPT, policy: GPT, task: Task, steps: int, responses: int, rat
         raise TpgError(
             f"steps={steps}, responses={responses}, rate={rate} given: needed 1 step of 1 response and a positive rate"
         )
-    wanted = (task.vocab, task.horizon, task.prompts)
     for network in (policy, critic):
-        sizes = (network.vocab, network.horizon, network.prompts)
-        if sizes != wanted:
-            raise TpgError(
-                f"a network of vocab, horizon, prompts = {sizes} given, the task has {wanted}: make all the same"
-            )
+        same_sizes(network, task)
     if critic.params["head"].shape[0] != 1:
         outputs = critic.params["head"].shape[0]
         raise TpgError(f"a critic with {outputs} outputs given, needed 1 number per prefix: use make_critic")

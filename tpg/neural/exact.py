@@ -63,26 +63,43 @@ def gradient(gpt: GPT, task: Task, chunk: int | None = None, progress: Progress 
     return Exact(float(weight @ values), found, task.prefixes, cut.largest)
 
 
+def objective(gpt: GPT, task: Task, chunk: int | None = None) -> float:
+    """J = Σ_x weight(x) V(x), in rewards, without the backward pass.  Raises what :func:`gradient` does."""
+    cut = plan(task, ready(gpt, task, chunk))
+    height = task.horizon - cut.split
+    with torch.no_grad():
+        below = [_gains(compute(gpt, task, *ends, cut.split, height), None)[0] for ends in cut.pieces]
+        values = torch.cat(below)
+        if cut.split:
+            values, _ = _gains(compute(gpt, task, 0, task.prompts, 0, cut.split), values)
+    return float(torch.tensor(task.weights, dtype=values.dtype, device=values.device) @ values)
+
+
+def _gains(piece: Piece, below: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+    """V [R] of the piece's roots, and π (Q − V) [R·Bᵏ, V] of every level; ``below``: V under its leaves."""
+    task, out, on = piece.task, list[Tensor](), list(piece.task.on)
+    for k in reversed(range(len(piece.logits))):
+        probs = piece.logits[k].detach().softmax(-1)
+        q = task.next_rewards(*piece.prefixes(k), probs.dtype)
+        if below is not None:
+            q[:, on] += task.discount * below.view(len(q), -1)
+        below = (probs * q).sum(1)
+        out.append(probs * (q - below[:, None]))
+    assert below is not None
+    return below, out[::-1]
+
+
 def _backward(piece: Piece, below: Tensor | None) -> Tensor:
     """Add the piece's part of g to the parameters' ``.grad``; V [R] of its roots.  ``below``: V under its leaves."""
-    task, depth = piece.task, piece.path.shape[1]
-    probs = [x.detach().softmax(-1) for x in piece.logits]
-    gain = []  # Q − V
-    for k in reversed(range(len(probs))):
-        q = task.next_rewards(*piece.prefixes(k), probs[k].dtype)
-        if below is not None:
-            q[:, list(task.on)] += task.discount * below.view(len(q), -1)
-        below = (probs[k] * q).sum(1)
-        gain.append(q - below[:, None])
-    weight = torch.tensor(task.weights, dtype=probs[0].dtype, device=probs[0].device)
-    reach = task.discount**depth * weight[piece.prompt] * piece.reach()
-    coefficient = []
-    for p, difference in zip(probs, reversed(gain), strict=True):
-        joint = reach[:, None] * p
-        coefficient.append(joint * difference)
-        reach = task.discount * joint[:, list(task.on)].reshape(-1)
+    task, depth, on = piece.task, piece.path.shape[1], list(piece.task.on)
+    values, gains = _gains(piece, below)
+    weight = torch.tensor(task.weights, dtype=values.dtype, device=values.device)
+    reach, coefficient = task.discount**depth * weight[piece.prompt] * piece.reach(), []
+    for logits, gain in zip(piece.logits, gains, strict=True):
+        coefficient.append(reach[:, None] * gain)
+        reach = task.discount * (reach[:, None] * logits.detach().softmax(-1))[:, on].reshape(-1)
     torch.autograd.backward(piece.logits, coefficient)
-    return below if below is not None else reach[:0]
+    return values
 
 
 def ready(gpt: GPT, task: Task, chunk: int | None) -> int:
@@ -128,9 +145,13 @@ def _float(count: int) -> float:
 
 
 def footprint(gpt: GPT, prefixes: int, task: Task) -> float:
-    """Bytes that a piece holds: about 24 widths of activations per layer, attention, and tables over tokens."""
-    per_layer = 24 * gpt.width + 3 * gpt.heads * task.horizon
-    numbers = gpt.layers * per_layer + 8 * task.vocab + task.vocab * (task.horizon + 4)
+    """Bytes that a piece holds: activations of every layer, attention, pasts of what leads on, and tables over tokens.
+
+    The constants were fitted to peaks of the process (benchmarks/neural.md).
+    """
+    past = 2 * gpt.width * task.horizon / len(task.on)  # one for all tokens that follow it
+    per_layer = 22 * gpt.width + past + 3 * gpt.heads * task.horizon
+    numbers = gpt.layers * per_layer + 10 * gpt.width + task.vocab * (8 + 3 * task.horizon)
     return float(prefixes) * numbers * gpt.params["embed"].element_size()
 
 

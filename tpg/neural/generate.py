@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tpg.errors import TooLarge, TpgError
 from tpg.montecarlo.streams import stream
+from tpg.neural.exact import same_sizes
 from tpg.neural.gpt import GPT, Past, branch
 from tpg.neural.task import Task
 from tpg.numbers import powers
@@ -114,9 +115,7 @@ def _said(logits: Tensor, place: Tensor, token: Tensor) -> Drawn:
 
 def _prefix(gpt: GPT, task: Task, prompt: Tensor, tokens: Tensor | None) -> Tensor:
     """The prefixes [n, t], checked."""
-    sizes, wanted = (gpt.vocab, gpt.horizon, gpt.prompts), (task.vocab, task.horizon, task.prompts)
-    if sizes != wanted:
-        raise TpgError(f"a network of vocab, horizon, prompts = {sizes} given, the task has {wanted}: make both alike")
+    same_sizes(gpt, task)
     if prompt.ndim != 1 or len(prompt) < 1 or not bool(((prompt >= 0) & (prompt < task.prompts)).all()):
         raise TpgError(f"prompts {tuple(prompt.shape)} given: needed [n] numbers 0 … {task.prompts - 1}")
     prefix = prompt.new_zeros(len(prompt), 0) if tokens is None else tokens

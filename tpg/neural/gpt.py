@@ -53,13 +53,15 @@ class GPT:
     def extend(self, past: list[Past], tokens: Tensor) -> tuple[Tensor, list[Past]]:
         """Logits [n, B, V] after each of the ``tokens`` [n, B] that may follow the past, and their own keys and values.
 
-        The B tokens share the past and do not see each other; :func:`branch` makes pasts of them.
+        The B tokens share the past and do not see each other; :func:`branch` makes pasts of them.  ``tokens`` [1, B]
+        are the same for all n pasts: what the first layer makes of them before it looks back is computed once.
         """
         position = past[0].key.shape[2]
         x, new = self._embed(tokens, position), []  # [n, B, D]
         for layer, (keys, values) in enumerate(past):
             q, k, v = self._qkv(x, layer)  # [n, H, B, d]
-            score = torch.cat([q @ keys.mT, (q * k).sum(-1, keepdim=True)], -1).softmax(-1)  # [n, H, B, t+1]
+            own = (q * k).sum(-1, keepdim=True).expand(len(keys), -1, -1, 1)
+            score = torch.cat([q @ keys.mT, own], -1).softmax(-1)  # [n, H, B, t+1]
             x = self._rest(x, score[..., :position] @ values + score[..., position:] * v, layer)
             new.append(Past(k, v))
         return self._logits(x), new
@@ -90,7 +92,7 @@ class GPT:
 
     def _rest(self, x: Tensor, mixed: Tensor, layer: int) -> Tensor:
         """What follows attention: output projection and MLP, both added to the stream; ``mixed`` [n, H, L, d]."""
-        x = x + F.linear(mixed.transpose(1, 2).reshape(x.shape), self.params[f"{layer}.out"])
+        x = x + F.linear(mixed.transpose(1, 2).flatten(2), self.params[f"{layer}.out"])
         hidden = F.linear(self._norm(x, f"{layer}.norm2"), self.params[f"{layer}.up"], self.params[f"{layer}.up_bias"])
         hidden = F.gelu(hidden, approximate="tanh")
         return x + F.linear(hidden, self.params[f"{layer}.down"], self.params[f"{layer}.down_bias"])
@@ -135,7 +137,8 @@ def _longer(old: Tensor, new: Tensor) -> Tensor:
     """[n, H, t, d] and [n, H, B, d] → [n·B, H, t+1, d]."""
     n, heads, t, d = old.shape
     shared = old[:, None].expand(n, new.shape[2], heads, t, d)
-    return torch.cat([shared, new.transpose(1, 2)[:, :, :, None]], 3).reshape(-1, heads, t + 1, d)
+    own = new.transpose(1, 2)[:, :, :, None].expand(n, -1, -1, -1, -1)
+    return torch.cat([shared, own], 3).reshape(-1, heads, t + 1, d)
 
 
 def make(

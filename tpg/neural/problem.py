@@ -94,9 +94,9 @@ def full_problem(gpt: GPT, task: Task, progress: Progress | None = None) -> Prob
     return _filled(gpt, task, gpt.size, 1 << 12, tables, progress)
 
 
-def probabilities(gpt: GPT, task: Task, chunk: int | None = None) -> Array:
-    """[N, V] the policy at every prefix, breadth-first: the behaviour or reference policy of another's Problem."""
-    return _filled(gpt, task, 0, ready(gpt, task, chunk), _no_slopes(gpt, task), None).probs
+def tabular(gpt: GPT, task: Task, chunk: int | None = None) -> Problem:
+    """The network's probabilities [N, V] as a tabular Problem: the same responses, every prefix owning its logits."""
+    return replace(_filled(gpt, task, 0, ready(gpt, task, chunk), _no_slopes(gpt, task), None), features=None)
 
 
 def rotated(found: Problem) -> Problem:

@@ -95,7 +95,7 @@ def _levels(gpt: GPT, task: Task, logits: Tensor, past: list[Past], height: int)
     on = torch.tensor(task.on, device=gpt.device)
     yield logits
     for k in range(1, height):
-        after, new = gpt.extend(past, on.expand(len(logits), len(on)))
+        after, new = gpt.extend(past, on[None])
         logits = after.flatten(0, 1)
         yield logits
         if k < height - 1:
