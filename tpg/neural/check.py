@@ -26,7 +26,7 @@ from tpg.neural.task import Task
 from tpg.numbers import FLOAT64, Array
 from tpg.problem.problem import Problem
 
-CHUNK = {"cpu": 1 << 18, "cuda": 1 << 22}  # drawn tokens at once
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 22}  # drawn tokens at once: every distinct response among them is run once
 
 
 @dataclass(frozen=True, eq=False)
