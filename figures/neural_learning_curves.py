@@ -28,10 +28,10 @@ CAPTION = (
     "dotted is ascent along the exact g.  Every estimator gets the rate that gives it the expected first-order gain "
     "η|g|² at the start.  Light: 4 responses per update for all; dark: as many tokens per update as VinePPO (K = 9) "
     "generates for its 4 at the start, so that others draw larger groups; corners: responses per update and the runs "
-    "that end at less than half of the best reward.  At the gentle rate hardly a run is lost, and little tells "
-    "the estimators apart.  At the bold one (chosen after the gentle one had shown nothing) noise matters: on arithmetic, a sum "
-    "paid at the end, groups of 4 lose runs that the larger groups of the same estimator keep; few runs, no test.  On "
-    "key token, the first of 6 is paid, none is lost.  The critic's values count as known and cost no tokens."
+    "that end at less than half of the best reward.  At the gentle rate hardly a run is lost, and little tells the "
+    "estimators apart.  At the bold one (chosen after the gentle one had shown nothing) noise matters: on arithmetic, "
+    "a sum paid at the end, groups of 4 lose runs that the larger groups of the same estimator keep; few runs, no "
+    "test.  On key token, the first of 6 is paid, none is lost.  The critic's values count as known, free of tokens."
 )
 SHOWN = ("reinforce", "rloo", "grpo", "dr_grpo", "remax", "gae_position_critic", "trepo_block_k1", "vineppo_k")
 TASKS = {
