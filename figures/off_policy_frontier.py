@@ -26,9 +26,9 @@ CAPTION = (
     "runs from ε = 0 (star) through the marks to ε = 0.5.  The ratio of the whole response is the only one without "
     "bias, and at ε = 0.5 the noisiest.  Token, prefix and geometric ratios have a bias of first order in ε, as no "
     "correction has, only smaller.  Truncating the sequence ratio at 2 takes back part of its noise for some bias; "
-    "masking it outside [1/2, 2] takes back all of it at ε = 0.5, for more.  PPO's clip ends with less noise than any ratio that "
-    "is neither clipped nor masked and with more bias than no correction at all.  Token ratios are at most 1/(1−ε) ≤ "
-    "2, so that truncating them at 2 changes nothing."
+    "masking it outside [1/2, 2] takes back all of it at ε = 0.5, for more.  PPO's clip ends with less noise than any "
+    "ratio that is neither clipped nor masked and with more bias than no correction at all.  Token ratios are at most "
+    "1/(1−ε) ≤ 2, so that truncating them at 2 changes nothing."
 )
 SIZE, CAP, LOW = 8, 2, "1/2"
 EXACT = 1e-12  # a bias below is that of float64

@@ -22,10 +22,11 @@ from tpg.rollouts import every
 
 CLAIM = "prop:silent-group"
 CAPTION = (
-    "Left: a group is silent with probability p^G + (1−p)^G (lines; dots: every group counted, up to G = 8).  Right: given "
-    "that all G responses fail, group-relative credits are 0, while M_t − M_{t−1} keeps, whatever G, p/(1−p) of the first-order "
-    "gain |g|² where one token decides, 1 − 1/T + p/(1−p) where all T = 4 tokens must be right, so at least 3/4 "
-    "however hard the prompt, and p/(T(1−p)) where any of them suffices (lines: these forms; dots: exact engine)."
+    "Left: a group is silent with probability p^G + (1−p)^G (lines; dots: every group counted, up to G = 8).  Right: "
+    "given that all G responses fail, group-relative credits are 0, while M_t − M_{t−1} keeps, whatever G, p/(1−p) of "
+    "the first-order gain |g|² where one token decides, 1 − 1/T + p/(1−p) where all T = 4 tokens must be right, so at "
+    "least 3/4 however hard the prompt, and p/(T(1−p)) where any of them suffices (lines: these forms; dots: exact "
+    "engine)."
 )
 SIZES, COUNTED = (2, 4, 8, 16, 64), 8
 LENGTH = 4
