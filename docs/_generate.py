@@ -12,7 +12,8 @@ from typing import Any
 from _estimators import estimator_index, estimator_page
 from _paper_map import Unresolved, links_of, map_page, stray_labels
 
-from tpg.claims import registry
+from tpg.claims import Claim, registry
+from tpg.errors import TpgError
 from tpg.estimators.table import FAMILIES
 
 Pages = dict[str, str | bytes]  # path below docs/generated → content
@@ -20,8 +21,8 @@ Pages = dict[str, str | bytes]  # path below docs/generated → content
 
 def pages(root: Path) -> Pages:
     """Every generated page of the checkout ``root``.  TpgError with each name that does not resolve."""
-    claims, wrong = registry.load(), Unresolved()
-    links = sorted(links_of(root, claims, wrong), key=lambda found: found.elsewhere)
+    claims, wrong = every_claim(), Unresolved()
+    links = sorted(links_of(root, claims, wrong), key=lambda found: found.kind)
     stray_labels(root, claims, wrong)
     wrong.stop()
     out: Pages = {"paper_map.md": map_page(links)}
@@ -29,6 +30,14 @@ def pages(root: Path) -> Pages:
     out["estimators/index.md"] = estimator_index()
     out |= {f"notebooks/{path.name}": path.read_bytes() for path in root.glob("notebooks/*.ipynb")}
     return out | {f"figures/{path.name}": path.read_bytes() for path in root.glob("figures/*.png")}
+
+
+def every_claim() -> dict[str, Claim]:
+    """Those on tables, then those on networks.  TpgError without torch, which the latter import."""
+    try:
+        return registry.load() | registry.load(registry.NEURAL)
+    except ModuleNotFoundError as error:
+        raise TpgError(f"{error.name} is missing: claims on networks need it: pip install '.[docs,neural]'") from None
 
 
 def write(made: Pages, place: Path) -> None:

@@ -15,9 +15,14 @@ from _markdown import LABEL, anchor, link, page, prose, table
 from tpg.claims import Claim
 from tpg.errors import TpgError
 
-NAMED = re.compile(rf"{LABEL.pattern}|\b(?:lem|thm|prop|alg|claim)_\w+")  # by label, or by the module of that name
+NAMED = re.compile(  # by label, by the module of that name, or as module.CLAIM
+    rf"{LABEL.pattern}|\b(?:lem|thm|prop|alg|claim)_\w+|\b\w+(?=\.CLAIM\b)"
+)
 EVERY = ("test_claims", "test_a_claim_of_the_paper_holds_and_refutes_its_mutants")  # runs each claim with its mutants
-SPEAK_OF_CLAIMS = ("tpg/**/*.py", "paper_checks/*.py", "figures/*.py", "notebooks/*.ipynb", "docs/*.md", "*.md")
+ON_NETWORKS = ("test_claims_neural", "test_claims_hold_and_their_mutants_do_not")  # those on networks
+CHECKS = ("paper_checks/*.py", "paper_checks/*/*.py")
+SPEAK_OF_CLAIMS = ("tpg/**/*.py", *CHECKS, "figures/*.py", "notebooks/*.ipynb", "docs/*.md", "*.md")
+KINDS = {"neural": 1, "claim": 2}  # of the label; all others come first
 HISTORY = ("docs/log.md", "CHANGELOG.md")  # may speak of labels that are no more
 
 
@@ -35,41 +40,47 @@ class Links:
     """A claim and what belongs to it: its file, tests by file, figures as (name, caption), notebooks."""
 
     claim: Claim
-    stem: str
+    file: str
     tests: Mapping[str, Sequence[str]]
     figures: Sequence[tuple[str, str]]
     notebooks: Sequence[str]
 
     @property
-    def elsewhere(self) -> bool:
-        """Another publication claims it."""
-        return self.claim.label.startswith("claim:")
+    def kind(self) -> int:
+        """0 the paper's and ours, 1 on networks, 2 what another publication claims."""
+        return KINDS.get(self.claim.label.partition(":")[0], 0)
 
 
 def links_of(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> Iterator[Links]:
     """What belongs to each claim; names that do not resolve are added to ``wrong``."""
     tests = [Tests(path) for path in sorted(root.glob("tests/test_*.py"))]
-    if EVERY not in {(test.stem, name) for test in tests for name in test.functions}:
-        wrong.append(f"the test of every claim, {'.py::'.join(EVERY)}")
+    there = {(test.stem, name) for test in tests for name in test.functions}
+    wrong += [f"the test of every claim, {'.py::'.join(test)}" for test in (EVERY, ON_NETWORKS) if test not in there]
     figures = [(path.stem, *figure(path, claims, wrong)) for path in sorted(root.glob("figures/[!_]*.py"))]
     notebooks = {path.stem: _told(path) for path in sorted(root.glob("notebooks/*.ipynb"))}
     for claim in claims.values():
-        stem = claim.label.replace(":", "_").replace("-", "_")
-        wrong += [f"the file of {claim.label}, paper_checks/{stem}.py"] * (not _holds(root, stem, claim))
+        file = file_of(claim.label)
+        wrong += [f"the file of {claim.label}, {file}"] * (not _holds(root, file, claim))
         wrong += [f"{name}, which {claim.label} needs" for name in claim.needs if name not in claims]
         yield Links(
             claim,
-            stem,
-            {test.stem: found for test in tests if (found := test.naming(claim.label, stem))},
+            file,
+            {test.stem: found for test in tests if (found := test.naming(claim.label, Path(file).stem))},
             [(name, caption) for name, label, caption in figures if label == claim.label],
             [name for name, told in notebooks.items() if told & {claim.label, first_word(claim.label)}],
         )
 
 
-def _holds(root: Path, stem: str, claim: Claim) -> bool:
-    if not (root / "paper_checks" / f"{stem}.py").exists():
+def file_of(label: str) -> str:
+    """Where a claim is: prop:length in paper_checks/prop_length.py, neural:cost in paper_checks/neural/cost.py."""
+    place = label.replace(":", "/", 1) if label.startswith("neural:") else label.replace(":", "_")
+    return f"paper_checks/{place.replace('-', '_')}.py"
+
+
+def _holds(root: Path, file: str, claim: Claim) -> bool:
+    if not (root / file).exists():
         return False
-    return import_module(f"paper_checks.{stem}").CLAIM.label == claim.label
+    return import_module(file.removesuffix(".py").replace("/", ".")).CLAIM.label == claim.label
 
 
 def figure(path: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> tuple[str, str]:
@@ -91,8 +102,8 @@ def _told(notebook: Path) -> set[str]:
 
 
 def first_word(label: str) -> str:
-    """By which the file name of a notebook may name a claim: gamma of prop:gamma-weight."""
-    return re.split("[:-]", label)[1]
+    """By which the file name of a notebook may name a claim: gamma of prop:gamma-weight; none for one on networks."""
+    return label if label.startswith("neural:") else re.split("[:-]", label)[1]
 
 
 class Tests:
@@ -143,18 +154,23 @@ def map_page(links: Sequence[Links]) -> str:
     """One section per claim: the paper's statements and ours, then what other publications claim."""
     heads = ("label", "statement", "figures", "notebooks")
     short = [(link(x.claim.label), prose(x.claim.statement), *map(_count, (x.figures, x.notebooks))) for x in links]
-    of = {kind: [map_section(x) for x in links if x.elsewhere == kind] for kind in (False, True)}
+    of = [[map_section(x) for x in links if x.kind == kind] for kind in range(3)]
     return page(
         "# Paper map",
         f"{len(links)} statements with what belongs to each. A status is computed, so none is written here: "
         "`tpg verify LABEL` says it, `tpg report` says all of them.",
-        f"`{EVERY[0]}.py::{EVERY[1]}` runs every claim and all its mutants; the tests below name the claim besides. "
-        "A notebook is listed if it holds the label, or if its file name holds the label's first word.",
+        f"`{EVERY[0]}.py::{EVERY[1]}` runs every claim and all its mutants, `{ON_NETWORKS[0]}.py::{ON_NETWORKS[1]}` "
+        "those on a transformer, but for the two that take seconds and have tests of their own; the tests below name "
+        "the claim besides. A notebook is listed if it holds the label, or if its file name holds the label's first "
+        "word.",
         table(heads, short),
         "## The paper's statements, and ours",
-        *of[False],
+        *of[0],
+        "## On a transformer",
+        "Checked on networks by `tpg verify --neural`: see [On a transformer](../transformer.md).",
+        *of[1],
         "## What other publications claim",
-        *of[True],
+        *of[2],
     )
 
 
@@ -171,7 +187,7 @@ def map_section(found: Links) -> str:
         "Supposes": prose("; ".join(claim.hypotheses)),
         "Needs": ", ".join(map(link, claim.needs)),
         "Worded elsewhere, and checked as worded": prose(claim.wording),
-        "File": f"`paper_checks/{found.stem}.py`",
+        "File": f"`{found.file}`",
         "Must refute": prose("; ".join(claim.mutants)),
         "Tests": "; ".join(tests) or "those of every claim",
         "Notebooks": ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in found.notebooks),

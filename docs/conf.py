@@ -1,4 +1,7 @@
-"""Sphinx, without network: ``pip install -c constraints.txt -e '.[docs]' && sphinx-build -W docs docs/_build``."""
+"""Sphinx, without network.
+
+``pip install -c constraints.txt -e '.[docs,neural]' && sphinx-build -W docs docs/_build``
+"""
 
 import sys
 from pathlib import Path

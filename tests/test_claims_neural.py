@@ -74,8 +74,10 @@ def test_near_and_off_leave_a_gap_between_them() -> None:
     bound = 2.0**12 * 2.0**-52  # ROUNDINGS · eps of float64
     assert near(case, "", bound, 1).ok
     assert not near(case, "", 1.01 * bound, 1).ok
-    assert not off(case, "", 10 * bound, 1).ok
+    assert not off(case, "", bound, 1).ok
+    assert off(case, "", 10 * bound, 1).numbers == 0  # neither rounding nor clearly more
     assert off(case, "", 10.1 * bound, 1).ok
+    assert off(case, "", 10.1 * bound, 1).numbers == 1
     assert near(
         replace(case, network=CASES[0].network.at({n: p.float() for n, p in case.network.params.items()})), "", 1e-4, 1
     ).ok

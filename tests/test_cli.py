@@ -401,7 +401,8 @@ def test_list_json_holds_every_column(run: Any) -> None:
     shared = next(row for row in data["problems"] if row["name"] == "shared")
     assert (shared["prompts"], shared["vocab"], shared["horizon"]) == (2, 3, 3)
     assert (shared["policy"], shared["discount"]) == ("3 shared", "9/10")
-    assert data["claims"][0].keys() == {"label", "statement", "source"}
+    assert data["claims"][0].keys() == {"label", "statement", "source", "option"}
+    assert not any(row["option"] for row in data["claims"])
 
 
 @pytest.mark.parametrize("kind", ["estimators", "problems", "claims"])
@@ -413,6 +414,44 @@ def test_list_in_full(kind: str, run: Any) -> None:
     words = " ".join(out.split())
     assert all(str(next(iter(row.values()))) in words for row in data[kind])
     assert max(map(cell_len, out.splitlines())) <= 100  # a letter with its accent takes one column
+
+
+def test_list_claims_has_those_on_networks_and_marks_them(run: Any) -> None:
+    code, out, err = run("list", "claims")
+    assert (code, err) == (0, "")
+    rows = {row["label"]: row for row in json.loads(run("list", "claims", "--json", "-")[1])["claims"]}
+    networks = registry.load(registry.NEURAL)
+    assert list(rows) == [*registry.load(), *networks]
+    assert {label for label, row in rows.items() if row["option"] == "--neural"} == set(networks)
+    lines = out.splitlines()
+    for label, claim in networks.items():
+        (place,) = [k for k, line in enumerate(lines) if line.startswith(f"{label} ")]
+        assert lines[place + 1].startswith("--neural ")
+        assert claim.statement in " ".join(out.replace("--neural ", "").split())
+    assert "left out" not in out
+
+
+def test_list_claims_without_torch_says_what_is_left_out(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = registry.load()
+
+    def load(group: str = registry.GROUP) -> dict[str, Claim]:
+        if group == registry.NEURAL:
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return tables
+
+    monkeypatch.setattr(registry, "load", load)
+    code, out, _ = run("list", "claims")
+    assert code == 0
+    assert out.endswith("\nClaims on a transformer are left out: torch is missing: pip install 'tpg[neural]'\n")
+    code, out, err = run("list", "claims", "--json", "-")
+    assert [row["label"] for row in json.loads(out)["claims"]] == list(tables)
+    assert "torch is missing" in err
+
+
+@pytest.mark.parametrize("args", [["list"], ["list", "estimators"], ["list", "problems"]])
+def test_list_imports_torch_for_claims_alone(args: list[str]) -> None:
+    code = f"import sys; from tpg.cli.main import main; assert main({args}) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
 def test_list_does_not_build_the_large_problem(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

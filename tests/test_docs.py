@@ -30,7 +30,7 @@ WRITTEN = sorted(DOCS.glob("*.md"))
 WITH_CODE = [page for page in WRITTEN if "```python" in page.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?:\]\(|\{download\}`[^`]*<)([^)>#\s]+)(?:#[^)>]*)?[)>]")
-LINKED = ("figures", "notebooks", "paper_checks", "tests", "tpg")
+LINKED = ("figures", "notebooks", "paper_checks", "paper_checks/neural", "tests", "tpg")
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +52,12 @@ def pages(generate: ModuleType) -> dict[str, Any]:
 def checkout(tmp_path: Path) -> Path:
     """A copy of the checkout in which files can be changed: the pages, and links to all else."""
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build", "generated", "__pycache__"))
-    for source in (*(path for folder in LINKED for path in (ROOT / folder).glob("*")), *ROOT.glob("*.md")):
-        target = tmp_path / source.relative_to(ROOT)
-        target.parent.mkdir(exist_ok=True)
-        target.symlink_to(source)
+    opened = {ROOT / folder for folder in LINKED}  # folders of links, so that no change reaches a file of the checkout
+    for source in (*(path for folder in opened for path in folder.glob("*")), *ROOT.glob("*.md")):
+        if source not in opened:
+            target = tmp_path / source.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
     return tmp_path
 
 
@@ -138,14 +140,15 @@ def test_links_are_found() -> None:
 
 def test_every_name_of_the_paper_map_leads_somewhere(pages: dict[str, Any]) -> None:
     text = pages["paper_map.md"]
-    for label in registry.load():
+    for label in (*registry.load(), *registry.load(registry.NEURAL)):
         assert text.count(f"\n### {label}\n") == 1
     targets = set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
     assert set(re.findall(r"\]\(#([\w-]+)\)", text)) == targets
     linked = set(LINK.findall(text))
-    assert linked <= set(pages)
+    assert {name for name in linked if not (DOCS / "generated" / name).resolve().exists()} <= set(pages)
+    assert linked - set(pages) == {"../transformer.md"}
     assert {name for name in linked if name.startswith("figures/")} == {n for n in pages if n.startswith("figures/")}
-    named = re.findall(r"`((?:paper_checks|figures)/\w+\.py)`", text)
+    named = re.findall(r"`((?:paper_checks|figures)/[\w/]+\.py)`", text)
     assert len(named) == len(targets) + len([n for n in pages if n.startswith("figures/")])
     assert [file for file in named if not (ROOT / file).exists()] == []
 
@@ -168,18 +171,46 @@ def test_tests_name_claims_directly_or_by_a_name_bound_to_them(generate: ModuleT
         "def test_by_name(): ONE\n"
         "def test_by_helper(): helper()\n"
         "def test_of_another(): 'prop:length-two', prop_length_two\n"
+        "def test_of_a_network(): sampling.CLAIM, 'neural:cost'\n"
+        "def test_of_the_same_word(): sampling\n"
     )
     found = sys.modules["_paper_map"].Tests(source)
     assert found.naming("prop:length", "prop_length") == ["test_by_label", "test_by_name"]
     assert found.naming("lem:baseline", "lem_baseline") == ["test_by_helper"]
+    assert found.naming("neural:sampling", "sampling") == ["test_of_a_network"]
+    assert found.naming("neural:cost", "cost") == ["test_of_a_network"]
 
 
 def test_notebooks_belong_to_the_claims_they_name(generate: ModuleType, tmp_path: Path) -> None:
     notebook = tmp_path / "02_gamma_and_more.ipynb"
-    notebook.write_text('{"cells": ["see prop:sigma-turns."]}')
-    told = sys.modules["_paper_map"]._told(notebook)
-    assert {"prop:sigma-turns", sys.modules["_paper_map"].first_word("prop:gamma-weight")} <= told
+    notebook.write_text('{"cells": ["see prop:sigma-turns and neural:cost."]}')
+    room = sys.modules["_paper_map"]
+    told = room._told(notebook)
+    assert {"prop:sigma-turns", "neural:cost", room.first_word("prop:gamma-weight")} <= told
     assert "prop:sigma" not in told
+    assert room.first_word("neural:gamma") not in told
+
+
+def test_claims_on_networks_are_on_the_map_with_file_and_notebook(pages: dict[str, Any]) -> None:
+    text = pages["paper_map.md"]
+    part = text[text.index("## On a transformer") : text.index("## What other publications claim")]
+    assert re.findall(r"^### (.*)$", part, re.MULTILINE) == list(registry.load(registry.NEURAL))
+    assert "`paper_checks/neural/exact_gradient.py`" in part
+    assert "[11_transformer](notebooks/11_transformer.ipynb)" in part
+    assert "test_samples_from_the_network_are_a_test_with_its_error_rate" in part
+
+
+def test_without_torch_the_remedy_is_said(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(group: str = registry.GROUP) -> Any:
+        if group == registry.NEURAL:
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+        return {}
+
+    monkeypatch.setattr(registry, "load", load)
+    with pytest.raises(
+        TpgError, match=r"^torch is missing: claims on networks need it: pip install '\.\[docs,neural\]'$"
+    ):
+        generate.pages(ROOT)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +223,12 @@ def test_notebooks_belong_to_the_claims_they_name(generate: ModuleType, tmp_path
         ("notebooks/new.ipynb", '{"cells": ["lem:nowhere"]}', "lem:nowhere in notebooks/new.ipynb"),
         ("docs/new.md", "claim:no-where.", "claim:no-where in docs/new.md"),
         ("tpg/new.py", "# (alg:nowhere)", "alg:nowhere in tpg/new.py"),
+        ("docs/new.md", "neural:nowhere.", "neural:nowhere in docs/new.md"),
+        ("paper_checks/neural/new.py", "# neural:nowhere", "neural:nowhere in paper_checks/neural/new.py"),
         ("paper_checks/prop_length.py", None, "the file of prop:length, paper_checks/prop_length.py"),
+        ("paper_checks/neural/cost.py", None, "the file of neural:cost, paper_checks/neural/cost.py"),
         ("tests/test_claims.py", None, "the test of every claim, test_claims.py::test_a_claim_of_the_paper_holds"),
+        ("tests/test_claims_neural.py", None, "the test of every claim, test_claims_neural.py::test_claims_hold_and"),
     ],
 )
 def test_a_name_that_leads_nowhere_stops_the_build(
@@ -208,9 +243,9 @@ def test_a_name_that_leads_nowhere_stops_the_build(
 
 
 def test_a_need_that_nobody_claims_stops_the_build(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    claims = registry.load()
+    claims, networks = registry.load(), registry.load(registry.NEURAL)
     claims["prop:length"] = replace(claims["prop:length"], needs=("prop:nowhere",))
-    monkeypatch.setattr(registry, "load", lambda: claims)
+    monkeypatch.setattr(registry, "load", lambda group=registry.GROUP: claims if group == registry.GROUP else networks)
     with pytest.raises(TpgError, match=r"^names that do not resolve: prop:nowhere, which prop:length needs$"):
         generate.pages(ROOT)
 

@@ -19,7 +19,7 @@ from tpg.figures import run, style
 FOLDER = Path(__file__).resolve().parents[1] / "figures"
 SOURCES = list(run.sources(FOLDER))
 MODEL = FOLDER / "gamma_weights.py"
-LABEL = re.compile(r"(lem|thm|prop|alg|claim):[\w-]+")
+LABEL = re.compile(r"(lem|thm|prop|alg|claim|neural):[\w-]+")
 SMALL_PICTURE, SMALL_DATA = 300_000, 100_000  # bytes
 Call = Callable[..., tuple[int, str, str]]
 

@@ -26,10 +26,11 @@ def near(case: Case, what: str, value: Any, size: float) -> Finding:
 
 
 def off(case: Case, what: str, value: Any, size: float) -> Finding:
-    """``value`` is too large for rounding: over ten times what that explains."""
+    """``value`` is too large for rounding: over ten times what that explains; between one and ten, nothing is said."""
     array, bound = np.asarray(value, dtype=np.float64), ROUNDINGS * case.eps * size
     worst = float(np.abs(array).max())
-    return Finding(what, worst > 10 * bound, f"{worst:.3g}, rounding explains {bound:.1e}", array.size)
+    decided = not bound < worst <= 10 * bound
+    return Finding(what, worst > bound, f"{worst:.3g}, rounding explains {bound:.1e}", array.size if decided else 0)
 
 
 def expectation(case: Case, estimator: Estimator, group_size: int = GROUP) -> tuple[Array, float]:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tpg.claims import registry
+from tpg.claims import Claim, registry
 from tpg.cli import render
 from tpg.cli.output import Destination
 from tpg.estimators.table import FAMILIES
@@ -22,10 +22,15 @@ Row = dict[str, Any]
 
 
 def show_list(kind: str | None, target: Destination) -> int:
-    """List one kind in full, or all three in short."""
+    """List one kind in full, or all three in short.  Claims on networks come with the full list: they import torch."""
     data = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
+    notes = []
+    if kind == "claims":
+        found, missing = on_networks()
+        data[kind] += [_claim(claim, "--neural") for claim in found]
+        notes = [Text(missing)] if missing else []
     target.write(data)
-    render.show(target.prose, *(in_short(data) if kind is None else in_full(kind, data[kind])))
+    render.show(target.prose, *(in_short(data) if kind is None else in_full(kind, data[kind])), *notes)
     return 0
 
 
@@ -72,8 +77,21 @@ def problems() -> list[Row]:
 
 
 def claims() -> list[Row]:
-    """One row per claim."""
-    return [{"label": c.label, "statement": c.statement, "source": c.source} for c in registry.load().values()]
+    """One row per claim on tables."""
+    return [_claim(claim) for claim in registry.load().values()]
+
+
+def on_networks() -> tuple[list[Claim], str]:
+    """The claims on networks, which import torch; without it none, and a line that says so."""
+    try:
+        return list(registry.load(registry.NEURAL).values()), ""
+    except ModuleNotFoundError as error:
+        return [], f"Claims on a transformer are left out: {error.name} is missing: pip install 'tpg[neural]'"
+
+
+def _claim(claim: Claim, option: str = "") -> Row:
+    """``option``: what ``tpg verify`` needs to check it."""
+    return {"label": claim.label, "statement": claim.statement, "source": claim.source, "option": option}
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {"estimators": estimators, "problems": problems, "claims": claims}
@@ -100,7 +118,8 @@ def in_short(data: dict[str, list[Row]]) -> Iterator[RenderableType]:
         yield Text(kind, "bold")
         yield render.pairs([(row[name], row[text]) for row in rows for name, text in [columns[kind]]])
         yield ""
-    yield Text("More: `tpg list estimators`, `tpg list problems`, `tpg list claims`.", "dim")
+    more = "More: `tpg list estimators`, `tpg list problems`, `tpg list claims` (with those on a transformer)."
+    yield Text(more, "dim")
 
 
 def in_full(kind: str, rows: list[Row]) -> Iterator[RenderableType]:
@@ -137,7 +156,10 @@ def _problems(rows: list[Row]) -> Table:
 
 
 def _claims(rows: list[Row]) -> Table:
-    body: list[render.Cells] = [[Text(row["label"], "bold"), f"{row['statement']}\n{row['source']}"] for row in rows]
+    body: list[render.Cells] = []
+    for row in rows:
+        label = Text("\n").join([Text(row["label"], "bold"), *([Text(row["option"], "dim")] if row["option"] else [])])
+        body.append([label, f"{row['statement']}\n{row['source']}"])
     return render.table(("label", "statement, source"), body)
 
 
@@ -145,6 +167,7 @@ LEGENDS = {
     "estimators": "G: the group size, responses per prompt.  `tpg audit NAME` measures one.",
     "problems": "V: vocabulary, T: tokens of the longest response, γ: discount.  Options follow a colon, as in "
     "`tpg audit rloo --problem random:seed=3,shared=2`.",
-    "claims": "`tpg verify LABEL` checks one, with everything it needs.",
+    "claims": "`tpg verify LABEL` checks one, with everything it needs; those on a transformer, marked --neural, "
+    "`tpg verify --neural LABEL`.",
 }
 IN_FULL = {"estimators": _estimators, "problems": _problems, "claims": _claims}

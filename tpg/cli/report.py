@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
 from tpg.claims import registry
-from tpg.claims.run import run
+from tpg.claims.run import Outcome, run, run_on
 from tpg.cli import render
-from tpg.cli.listing import estimators
+from tpg.cli.listing import estimators, on_networks
+from tpg.cli.neural import QUICK, describe
 from tpg.cli.output import Destination, replace
 from tpg.cli.verify import outcomes_of
 from tpg.errors import TpgError
@@ -28,12 +30,28 @@ def report(out: str, quick: bool, target: Destination) -> int:
     except OSError as error:
         raise TpgError(f"--out {out!r} cannot be written: {error.strerror}: name a folder you may write to") from None
     outcomes = outcomes_of(registry.choose([]), lambda claim, progress: run(claim, quick, progress=progress))
+    networks, on = _networks(quick)
     shown = pictures(_figures())
-    text = page(outcomes, shown, estimators(), _notebooks())
-    replace(folder / NAME, text)
-    target.write({"page": str(folder / NAME), "claims": len(outcomes), "figures": len(shown)})
-    render.show(target.prose, Text(f"{folder / NAME}: {len(outcomes)} claims, {len(shown)} figures"))
-    return render.exit_code(outcome.status for outcome in outcomes)
+    replace(folder / NAME, page(outcomes, shown, estimators(), _notebooks(), networks, on))
+    counts = {"claims": len(outcomes), "on networks": len(networks), "figures": len(shown)}
+    target.write({"page": str(folder / NAME), **{what.replace(" ", "_"): count for what, count in counts.items()}})
+    said = ", ".join(f"{count} {what}" for what, count in counts.items())
+    render.show(target.prose, Text(f"{folder / NAME}: {said}"), *([] if networks else [Text(on)]))
+    return render.exit_code(outcome.status for outcome in [*outcomes, *networks])
+
+
+def _networks(quick: bool) -> tuple[list[Outcome], str]:
+    """The claims on networks and which network that is; without torch none, and a line that says so."""
+    claims, missing = on_networks()
+    if missing:
+        return [], missing
+    from tpg.neural.case import Size, cases, spare_threads
+
+    given: dict[str, Any] = QUICK if quick else {}
+    subjects = cases(Size(**given))
+    spare_threads(subjects[0])
+    found = outcomes_of(claims, lambda claim, progress: run_on(claim, subjects, progress))
+    return found, f"On {describe(subjects)}; against its exact gradient, as by tpg verify --neural."
 
 
 def _figures() -> Path:
@@ -44,6 +62,7 @@ def _figures() -> Path:
         return Path("figures")
 
 
-def _notebooks() -> list[str]:
-    """The notebooks beside the figures."""
-    return sorted(path.stem for path in (_figures().parent / "notebooks").glob("*.ipynb"))
+def _notebooks() -> dict[str, str]:
+    """The notebooks beside the figures: name → source."""
+    found = sorted((_figures().parent / "notebooks").glob("*.ipynb"))
+    return {path.stem: path.read_text(encoding="utf-8") for path in found}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import html
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,7 +18,8 @@ from tpg.claims.run import Outcome
 CAVEAT = (
     "Verdicts are about gradients, not about trained models: a biased gradient may well train better, an unbiased one "
     "may be too noisy to use. PROVED is an identity for the listed shapes of problem, wrong with at most the printed "
-    "probability; MEASURED holds on the problems listed; no status is typed by hand."
+    "probability; MEASURED holds on the problems listed; TESTED stands on samples, with the printed chance of a false "
+    "alarm; no status is typed by hand."
 )
 
 
@@ -31,32 +34,47 @@ class Picture:
 
 
 def pictures(folder: Path) -> list[Picture]:
-    """The figures of a folder whose picture is there."""
+    """The figures of a folder whose picture is there; their files are read and not run: drawing may need torch."""
     from tpg.figures import run
 
     out = []
     for path in run.sources(folder):
-        drawn = path.with_suffix(".png")
+        drawn, said = path.with_suffix(".png"), _constants(path.read_text(encoding="utf-8"))
         if drawn.exists():
-            module = run.load(path)
-            out.append(Picture(path.stem, module.CLAIM, module.CAPTION, drawn.read_bytes()))
+            out.append(Picture(path.stem, said.get("CLAIM", ""), said.get("CAPTION", ""), drawn.read_bytes()))
     return out
+
+
+def _constants(source: str) -> dict[str, Any]:
+    """What a file assigns that can be read off."""
+    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+    plain = [(line.targets, line.value.value) for line in lines if isinstance(line.value, ast.Constant)]
+    return {name.id: value for targets, value in plain for name in targets if isinstance(name, ast.Name)}
 
 
 def page(
     outcomes: Sequence[Outcome],
     shown: Sequence[Picture],
     estimators: Sequence[dict[str, Any]],
-    notebooks: Sequence[str],
+    notebooks: Mapping[str, str],
+    networks: Sequence[Outcome] = (),
+    on: str = "",
 ) -> str:
-    """The whole page as text."""
+    """The whole page as text.
+
+    ``notebooks``: name → source; ``networks``: claims on networks, ``on`` which, or a line that says why none is there.
+    """
+    every = [*outcomes, *networks]
+    labels = {o.label for o in every}
     parts = {
-        "summary": _summary(outcomes),
+        "summary": _summary(every, len(networks)),
         "claims": _claims(outcomes, shown, notebooks),
-        "figures": "\n".join(map(_figure, shown)) or "<p>No figures were found.</p>",
+        "on": html.escape(on),
+        "networks": _claims(networks, shown, notebooks) if networks else "",
+        "figures": "\n".join(_figure(p, labels) for p in shown) or "<p>No figures were found.</p>",
         "estimators": _estimators(estimators),
         "caveat": html.escape(CAVEAT),
-        "data": json.dumps([_plain(o) for o in outcomes], ensure_ascii=True).replace("</", "<\\/"),
+        "data": json.dumps([_plain(o) for o in every], ensure_ascii=True).replace("</", "<\\/"),
     }
     text = resources.files("tpg.report").joinpath("template.html").read_text(encoding="utf-8")
     for name, part in parts.items():
@@ -68,34 +86,38 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {"label": outcome.label, "status": outcome.status, "evidence": outcome.evidence, "seconds": outcome.seconds}
 
 
-def _summary(outcomes: Sequence[Outcome]) -> str:
-    """12 claims hold, 0 refuted, …; wordings confirmed and refuted."""
+def _summary(outcomes: Sequence[Outcome], networks: int) -> str:
+    """12 claims hold, 0 refuted, …; wordings confirmed and refuted; how many of the claims are on networks."""
     counts = {word: sum(o.status == word for o in outcomes) for word in ("holds", "refuted", "undecided")}
     worded = [o for o in outcomes if o.as_worded is not None]
     confirmed = sum(o.as_worded == "confirmed" for o in worded)
     cards = [(str(n), word) for word, n in counts.items()]
     cards += [(str(confirmed), "published wordings confirmed"), (str(len(worded) - confirmed), "refuted as worded")]
+    cards += [(str(networks), "of all claims on a transformer")] if networks else []
     return "".join(f"<div class=card><b>{n}</b><span>{html.escape(word)}</span></div>" for n, word in cards)
 
 
-def _claims(outcomes: Sequence[Outcome], shown: Sequence[Picture], notebooks: Sequence[str]) -> str:
+def _claims(outcomes: Sequence[Outcome], shown: Sequence[Picture], notebooks: Mapping[str, str]) -> str:
     return _table(
         ("label", "statement", "status", "evidence", "as published", "mutants", "figure", "notebook", "s"),
         (_claim(o, [p.name for p in shown if p.claim == o.label], _telling(o.label, notebooks)) for o in outcomes),
     )
 
 
-def _telling(label: str, notebooks: Sequence[str]) -> list[str]:
-    """The notebooks whose name holds the label's name: prop:length is told in 05_length."""
-    name = label.partition(":")[2].replace("-", "_")
-    return [book for book in notebooks if name in book]
+def _telling(label: str, notebooks: Mapping[str, str]) -> list[str]:
+    """The notebooks that hold the label, or whose name holds its first word, unless it is on networks."""
+    kind, name = re.split("[:-]", label)[:2]
+    holds = re.compile(rf"(?<![\w:-]){re.escape(label)}(?![\w-])")
+    word = "" if kind == "neural" else name
+    return [book for book, text in notebooks.items() if word in book.split("_") or holds.search(text)]
 
 
 def _claim(outcome: Outcome, figures: Sequence[str], notebooks: Sequence[str]) -> list[str]:
     killed = sum(fate != "survived" for fate in outcome.mutants.values())
     worded = "" if outcome.as_worded is None else f"<q>{html.escape(outcome.wording)}</q> {_fate(outcome.as_worded)}"
     chance = outcome.error_probability
-    title = outcome.why if chance is None else f"{outcome.why}; wrong with probability at most {chance:.0e}"
+    wrong = "false alarm" if outcome.evidence == "TESTED" else "wrong"
+    title = outcome.why if chance is None else f"{outcome.why}; {wrong} with probability at most {chance:.0e}"
     return [
         f"<code id='{html.escape(outcome.label)}'>{html.escape(outcome.label)}</code>",
         html.escape(outcome.statement),
@@ -115,9 +137,10 @@ def _fate(as_worded: str) -> str:
     return f"<span class={css} title='{html.escape(where, quote=True)}'>{html.escape(word)}</span>"
 
 
-def _figure(shown: Picture) -> str:
-    source = base64.b64encode(shown.png).decode("ascii")
-    caption = f"{html.escape(shown.caption)} <a href='#{html.escape(shown.claim)}'>{html.escape(shown.claim)}</a>"
+def _figure(shown: Picture, labels: set[str]) -> str:
+    source, label = base64.b64encode(shown.png).decode("ascii"), html.escape(shown.claim)
+    link = f"<a href='#{label}'>{label}</a>" if shown.claim in labels else label
+    caption = f"{html.escape(shown.caption)} {link}"
     image = f"<img alt='{html.escape(shown.name)}' src='data:image/png;base64,{source}'>"
     return f"<figure id='figure-{shown.name}'>{image}<figcaption>{caption}</figcaption></figure>"
 
