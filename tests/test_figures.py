@@ -167,7 +167,7 @@ def test_failing_groups_teach_where_many_tokens_must_be_right() -> None:
     np.testing.assert_allclose(shares["all 4 tokens must be right"], 3 / 4 + p / (1 - p), rtol=1e-9)
 
 
-def test_learning_curves_tell_direction_from_noise() -> None:
+def test_learning_curves_show_who_is_slower_and_who_gets_stuck() -> None:
     data = committed("learning_curves")
     curves = {(c["problem"], c["estimator"], c["pace"]): c for c in data["curves"]}
     for late in ("grpo", "dapo"):

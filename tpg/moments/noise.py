@@ -40,6 +40,11 @@ def fields_of(estimator: Estimator) -> list[str]:
     return [name for name in FIELDS if name in estimator.needs]
 
 
+def to_draw(estimator: Estimator) -> dict[str, int]:
+    """How many responses are drawn for each entry of the continuation fields."""
+    return {} if estimator.continuations is None else dict.fromkeys(fields_of(estimator), estimator.continuations)
+
+
 def variances(problem: Problem) -> Array:
     """σ²(s) [N] = Var(RM | s) under π, for every prefix: Σ_a π(a|s) (σ²(sa) + (M(sa) − M(s))²)."""
     after, here = problem.values

@@ -15,7 +15,7 @@ import numpy as np
 
 from tpg.estimators.estimator import Estimator
 from tpg.moments.bound import credit_bound
-from tpg.moments.noise import fields_of
+from tpg.moments.noise import to_draw
 from tpg.moments.result import Report, report
 from tpg.montecarlo import eprocess
 from tpg.montecarlo.streams import chunks, stream
@@ -80,7 +80,7 @@ def sample(
     means = np.array([problem.combine(declared) @ v for v in directions])
     bounds = _bounds(problem, estimator, group_size, directions)
     test = eprocess.begin(means, np.minimum(-bounds, means), np.maximum(bounds, means), alpha)
-    fresh = 1 + problem.horizon * sum(_continuations(estimator).values())  # continuations of every token
+    fresh = 1 + problem.horizon * sum(to_draw(estimator).values())  # continuations of every token
     per_batch = problem.prompts * group_size * problem.horizon * fresh
     pieces = list(chunks(samples, max(1, CHUNK // per_batch)))
     work = partial(_chunk, problem, estimator, group_size, seed, [_along(problem, v) for v in directions])
@@ -125,7 +125,7 @@ def _chunk(
     problem: Problem, estimator: Estimator, group_size: int, seed: int, along: list[Array], index: int, count: int
 ) -> _Sums:
     rng = stream(seed, problem.digest, estimator.name, group_size, index)
-    singles, members = draw(problem, group_size, rng, count, estimator.given, _continuations(estimator), estimator.kept)
+    singles, members = draw(problem, group_size, rng, count, estimator.given, to_draw(estimator), estimator.kept)
     credits = estimator(singles.group(members, estimator.needs))
     flat = credits.reshape(-1, problem.horizon)  # responses in the order they were drawn
     rows, t = np.nonzero(singles.mask)
@@ -137,11 +137,6 @@ def _chunk(
     shadows = [np.bincount(batch, weight * credit * v[node, token], minlength=count) for v in along]
     square = _norms(problem, owner, node, token, credit, count * problem.prompts)
     return _Sums(count, table, square.reshape(count, problem.prompts).sum(0), np.stack(shadows, axis=1))
-
-
-def _continuations(estimator: Estimator) -> dict[str, int]:
-    """How many responses are drawn for each entry of the continuation fields."""
-    return {} if estimator.continuations is None else dict.fromkeys(fields_of(estimator), estimator.continuations)
 
 
 def _norms(problem: Problem, owner: Array, node: Array, token: Array, credit: Array, owners: int) -> Array:

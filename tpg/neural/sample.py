@@ -18,7 +18,7 @@ from torch import Tensor
 from tpg.errors import EstimatorError, TooLarge, TpgError
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import apply, reads
-from tpg.moments.noise import fields_of
+from tpg.moments.noise import to_draw
 from tpg.montecarlo.streams import stream
 from tpg.neural.generate import MAX_TOKENS, Drawn, generate, source, total_reward
 from tpg.neural.gpt import GPT
@@ -123,7 +123,7 @@ def rollouts(draws: Draws, estimator: Estimator, problem: Problem | None = None)
     node, token, prompt = (_numpy(x) for x in (draws.task.node(draws.prompt, draws.tokens), draws.tokens, draws.prompt))
     problem = problem.to(FLOAT64)
     _check_same(draws, problem, node, token)
-    estimates = {name: _numpy(_continued(draws, name, estimator)) for name in _to_continue(estimator)}
+    estimates = {name: _numpy(_continued(draws, name, estimator)) for name in to_draw(estimator)}
     anchor = None if estimator.anchors is None else _numpy(_anchors(draws, estimator))
     found = Responses(problem, node, token, prompt, estimator.given, anchor, estimates=estimates)
     return found.group(np.arange(len(node)).reshape(draws.layout), estimator.needs)
@@ -177,7 +177,7 @@ def _known(draws: Draws, estimator: Estimator) -> dict[str, Callable[[], Tensor]
     }
     if estimator.anchors is not None:
         known["anchor"] = lambda: _anchors(draws, estimator)
-    return known | {name: partial(_continued, draws, name, estimator) for name in _to_continue(estimator)}
+    return known | {name: partial(_continued, draws, name, estimator) for name in to_draw(estimator)}
 
 
 def _numpy(values: Tensor) -> Array:
@@ -205,11 +205,6 @@ def _anchors(draws: Draws, estimator: Estimator) -> Tensor:
     uniform = stream(draws.seed, "neural", "anchors").random
     _, which = inverse_cdf(uniform)(to_float(chance).T[_numpy(draws.mask.sum(1))])
     return torch.as_tensor(patterns[which])
-
-
-def _to_continue(estimator: Estimator) -> list[str]:
-    """The fields that are means of drawn continuations."""
-    return [] if estimator.continuations is None else fields_of(estimator)
 
 
 def _continued(draws: Draws, field: str, estimator: Estimator) -> Tensor:
