@@ -1,6 +1,7 @@
 """The statements, one module per label, each with its ``CLAIM``; ``tpg verify`` computes their status.
 
 ``prop_``, ``thm_``, ``lem_``, ``alg_``: the paper's statements and ours; ``claim_``: what other publications claim.
+"ledger n" in a source: row n of the list of published claims, 1 … 30, that this package was to decide.
 """
 
 from importlib import import_module

@@ -94,9 +94,9 @@ def noise(problem: Problem, estimator: Estimator, scale: int) -> Array:
 CLAIM = Claim(
     label="alg:trepo",
     statement="anchors drawn blindly with chance ρ, E ĝ is ρ g for anchors alone and for (a) interpolated advantages, "
-    "as worded, whose interpolated tokens add nothing; a turned g for (b) interpolated values; exactly g for (c) "
-    "block-telescoped values and (d) anchors over ρ",
-    source=f"{PAPER}, in words only; the readings are ours",
+    "as worded, whose interpolated tokens add nothing; in general a turned g for (b) interpolated values; exactly g "
+    "for (c) block-telescoped values and (d) anchors over ρ",
+    source=f"{PAPER}, in words only; the readings are ours; ledger 8",
     hypotheses=("anchors are blind to the response", "continuations are fresh, from the current policy"),
     check=both(
         *KNOWN,

@@ -94,7 +94,7 @@ CLAIM = Claim(
     statement="paying β of R by attention shares α_t and the rest at the end keeps the return of every response, hence "
     "J, its optimum and the full sum; reward-to-go and GAE(λ) with their exact critic have "
     "E ĝ = g − β E Σ_t R A_{<t} S_t, A_{<t} = Σ_{k<t} α_k, which may point away from the optimum",
-    source="Chan, Sun, Holt, van der Schaar, arXiv 2402.00782; the bias is ours",
+    source="Chan, Sun, Holt, van der Schaar, arXiv 2402.00782; the bias is ours; ledger 22",
     hypotheses=(
         "α is the attention over the whole response, normalised there, held fixed when differentiated",
         "γ = 1 in the advantage",

@@ -130,8 +130,9 @@ CLAIM = Claim(
     statement="per response Var(RM − b) − Var(M_t − M_{t−1}) is what sampled continuations add (see "
     "claim:advantage-less-noisy) plus Σ_t E[((b − b*_t)² − (V − b*_t)²) ‖S_t‖²]; for RLOO b = E RM, and "
     "(Var(RM) E‖Z‖² + ‖g‖²)/(G−1) on top; it has either sign, for REINFORCE, ReMax and RLOO, tabular or not",
-    source=f"{PAPER} says at least as good; the amount and its sign are ours",
+    source=f"{PAPER} says at least as good; the amount and its sign are ours; ledger 6",
     hypotheses=("the critic is exact", "on-policy, independent responses", "σ and 1/|o| left out"),
+    group_sizes=(1, 2),
     check=both(exact, unbiased(ADVANTAGE), unbiased(PLAIN)),
     example=example,
     mutants={

@@ -125,7 +125,7 @@ CLAIM = Claim(
     statement="with V(s_t) as baseline of both, Var_V − Var_A = Σ_u E[D_u² (‖Z_u‖² − ‖S_u‖²)] + 2 Σ_{u<v} "
     "E[D_u Z_{u−1}·g(s_v)] is what the exact advantage D_t = M_t − M_{t−1} saves on the sampled RM − V(s_t); for "
     "tabular policies it is Σ_u E[D_u² ‖Z_{u−1}‖²] ≥ 0, with shared parameters it may be negative",
-    source=f"{PAPER} says less error; the amount and its sign are ours",
+    source=f"{PAPER} says less error; the amount and its sign are ours; ledger 6",
     hypotheses=("the critic is exact", "on-policy, independent responses", "per response: G Var ĝ", "error = variance"),
     check=both(exact(), pathwise, squares, unbiased(RETURN), unbiased(ADVANTAGE)),
     example=example,

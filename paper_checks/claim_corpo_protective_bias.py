@@ -1,4 +1,4 @@
-"""claim:corpo-protective-bias (ledger 26): CoRPO never pays a failure, and in expectation is all but REINFORCE."""
+"""claim:corpo-protective-bias: CoRPO never pays a failure, and in expectation is all but REINFORCE."""
 
 from __future__ import annotations
 
@@ -122,8 +122,9 @@ CLAIM = Claim(
     statement="CoRPO, R − max(c, mean), pays a response below c less than 0 in every group; but its baseline is the "
     "same for all of the group, so that E ĝ = g − ∇E[max(c, mean)]/G, for rewards 0 and 1 between (1 − 1/G)g and g on "
     "each prompt: in expectation a failure that beats E R may gain, and by more than under the group mean",
-    source="arXiv 2511.04439 (no std; versions differ); the expectation is ours",
+    source="arXiv 2511.04439 (no std; versions differ); the expectation is ours; ledger 26",
     hypotheses=("credits over G alone, no std", "on-policy, first step: no clip, no optimiser"),
+    group_sizes=(2, 3),
     check=both(
         costs_its_gradient(2), costs_its_gradient(3), within_one_share(2), within_one_share(3), never_paid(ROW, 2)
     ),

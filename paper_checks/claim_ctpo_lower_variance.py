@@ -68,7 +68,7 @@ CLAIM = Claim(
     label="claim:ctpo-lower-variance",
     statement="Var ρ_{1:L} − Var ρ_{1:t} = E_μ(ρ_{1:L} − ρ_{1:t})² ≥ 0: the prefix ratio is the quieter weight; the "
     "gradient estimate made with it can be noisier than with full ratios (25/144 against 18/144 on two coins)",
-    source="arXiv 2605.07331 (CTPO) for the weights; the counterexample is ours",
+    source="arXiv 2605.07331 (CTPO) for the weights; the counterexample is ours; ledger 16",
     hypotheses=("μ generates every response that π can", "no clip"),
     check=excess(ratios.prefix_is),
     example=example,

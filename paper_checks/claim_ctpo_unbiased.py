@@ -85,9 +85,14 @@ def example() -> Sequence[Finding]:
         for estimator in (OUTCOME, LEFT_OUT):
             off = turned(expectation(made, estimator, estimator.min_group), gradient(made))
             out.append(nonzero(f"{estimator.name} turns on {made.name}", off))
+    return out
+
+
+def beside() -> Sequence[Finding]:
+    """The released row."""
     made = zoo.stale().to(FLOAT64)
     off = turned(expectation(made, ESTIMATORS["ctpo"], 2), gradient(made))
-    return [*out, apart("the released row, clip and z-score included, turns", off, 1.0)]
+    return [apart("the released row, clip and z-score included, turns", off, 1.0)]
 
 
 CLAIM = Claim(
@@ -95,8 +100,9 @@ CLAIM = Claim(
     statement="with advantages known at the token (A^π, or M_t less any baseline) a prefix ratio is exactly "
     "unbiased for every μ; with the reward of the response, baseline or not, it targets Σ_s ρ_π(s) Σ_a Q^μ(s, a) "
     "∇π(a|s): Q^μ instead of Q^π",
-    source="arXiv 2605.07331 (CTPO); the target with outcome rewards is ours",
+    source="arXiv 2605.07331 (CTPO); the target with outcome rewards is ours; ledger 16",
     hypotheses=("μ generates every response that π can", "no clip", "M_t is that of π"),
+    group_sizes=(1, 2),
     check=both(
         is_g(row(advantages.exact_advantage)),
         is_g(row(advantages.trajectory_value)),
@@ -106,6 +112,7 @@ CLAIM = Claim(
         continued_by_mu(LEFT_OUT, 2),
     ),
     example=example,
+    beside=beside,
     mutants={
         "outcome rewards are unbiased": is_g(OUTCOME),
         "Q^μ with token ratios": continued_by_mu(row(advantages.response_reward, ratios.token_is), 1),

@@ -1,4 +1,4 @@
-"""claim:dynamic-sampling (ledger 20): dropping groups without spread is harmless or not, by what takes their place."""
+"""claim:dynamic-sampling: dropping groups without spread is harmless or not, by what takes their place."""
 
 from __future__ import annotations
 
@@ -139,20 +139,25 @@ def example() -> Sequence[Finding]:
         zero("even prompt weighed up by 2", found[even] - 2 * plain[even]),
         nonzero("so the direction turns", turned(found, plain)),
         zero("success 1/10 and 9/10: the same share, no turn", same),
-        *the_rows(hard, 4),
-        *the_rows(zoo.three_valued(), 3),
     ]
+
+
+def beside() -> Sequence[Finding]:
+    """The rows themselves, on two problems."""
+    return [*the_rows(bandits("1/10", "1/2"), 4), *the_rows(zoo.three_valued(), 3)]
 
 
 CLAIM = Claim(
     label="claim:dynamic-sampling",
     statement="DAPO drops groups of equal rewards: if another prompt takes the place, E ĝ is that without filter over "
     "Σ_x weight(x) P_valid(x), one learning rate; if the same prompt is drawn again, prompt x is weighed by "
-    "1/P_valid(x) and the direction turns; P_valid(x) = 1 − Σ_r P(r)^G",
-    source="arXiv 2503.14476; verl filter_groups is the first kind",
+    "1/P_valid(x), which may turn the direction; P_valid(x) = 1 − Σ_r P(r)^G",
+    source="arXiv 2503.14476; verl filter_groups is the first kind; ledger 20",
     hypotheses=("credits vanish where all rewards of a group are equal", "prompts and groups are drawn independently"),
+    group_sizes=(2, 3),
     check=both(refilled(2), refilled(3)),
     example=example,
+    beside=beside,
     mutants={
         "raw rewards under the filter": only(0, refilled(2, same=replace(RAW, keep=mixed_rewards), plain=RAW)),
         "raw rewards, next prompt": only(1, refilled(2, other=replace(STREAM, advantage=raw_by_share), plain=RAW)),

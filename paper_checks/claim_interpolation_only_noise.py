@@ -118,7 +118,7 @@ CLAIM = Claim(
     statement="interpolating advantages between anchors keeps the mean and adds E‖N‖² + 2 E⟨N, anchors' part⟩ to the "
     "variance, N = Σ A_t S_t over the interpolated tokens: E Σ A_t² ‖S_t‖² ≥ 0 for tabular policies, possibly "
     "negative with shared parameters",
-    source="ours: what prop:trepo-advantage-interpolation leaves open",
+    source="ours: what prop:trepo-advantage-interpolation leaves open; ledger 8",
     hypotheses=(
         "anchors are blind to the response, one half at every position",
         "values exact",

@@ -138,7 +138,7 @@ CLAIM = Claim(
     statement="k3 in the loss: E ĝ = −β Σ_s ρ_π(s) ∇KL(π_ref‖π)(s), the forward KL at prefixes that stand still, "
     "with 1/L β Σ_s ρ_π(s) Σ_a E[1/L | s, a] (π_ref − π)(a|s) ∇log π(a|s); k3 of the response: −β ∇KL(π_ref‖π) of "
     "responses; k1 in the loss: 0; of responses of μ they are −β ∇E_μ of Σ k3, of k3(W) and of log π(W)",
-    source="arXiv 2506.09477 and 2510.01555 for tokens on-policy; the rest is ours",
+    source="arXiv 2506.09477 and 2510.01555 for tokens on-policy; the rest is ours; ledger 25",
     hypotheses=("π and π_ref give every token a positive probability", "the loss is differentiated, the sample is not"),
     check=both(
         climbs(TOKEN, forward),

@@ -131,8 +131,9 @@ CLAIM = Claim(
     statement="E Σ_t k3 = KL(π‖π_ref) of responses (the value is unbiased), but in the loss its gradient is that of "
     "Σ_s ρ(s) KL(π_ref‖π)(s), the forward KL at prefixes that stand still; GRPO's 1/L weighs each of its terms π_ref "
     "log(π_ref/π) + π − π_ref by E[1/L | s, a]: where lengths vary not even the forward KL's",
-    source="arXiv 2402.03300 (GRPO) and Schulman 2020 for the value, arXiv 2506.09477 for the gradient; 1/L is ours",
+    source="arXiv 2402.03300 (GRPO), Schulman 2020 for the value, 2506.09477 for the gradient; 1/L is ours; ledger 25",
     hypotheses=("on-policy", "π and π_ref give every token a positive probability", "no clamp"),
+    group_sizes=(1, 2),
     check=both(estimate(k3_value), follows(v.forward), in_grpo(shortened)),
     example=example,
     mutants={

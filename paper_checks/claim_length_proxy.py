@@ -128,7 +128,7 @@ CLAIM = Claim(
     statement="the length-weighted mean reward b_L = E[L RM]/E[L] has (b_L − b_g)² E‖Z‖² more variance than the best "
     "number b_g = E[RM ‖Z‖²]/E‖Z‖², b_L − b_g = Cov(RM, L)/E L − Cov(RM, ‖Z‖²)/E‖Z‖²: 0 where ‖Z‖² ∝ L (a "
     "uniform policy); it may be worse than E RM and than no baseline at all",
-    source="ours; the assumption is that of Hao et al., arXiv 2505.23585",
+    source="ours; the assumption is that of Hao et al., arXiv 2505.23585; ledger 13",
     hypotheses=("on-policy, independent responses", "per response: G Var ĝ", "b_L of the population, not of a group"),
     check=both(gap(), covariances, proportional, equal_lengths, unbiased(population())),
     example=example,

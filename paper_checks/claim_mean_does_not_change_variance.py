@@ -1,4 +1,4 @@
-"""claim:mean-does-not-change-variance (ledger 4): a baseline moves the variance of ĝ along a parabola."""
+"""claim:mean-does-not-change-variance: a baseline moves the variance of ĝ along a parabola."""
 
 from __future__ import annotations
 
@@ -115,8 +115,9 @@ CLAIM = Claim(
     label="claim:mean-does-not-change-variance",
     statement="subtracting a constant b leaves E ĝ alone and moves the variance along a parabola, Var(b) = Var(b*) + "
     "(b − b*)² E‖Z‖²/G with b* = E[R‖Z‖²]/E‖Z‖²: the mean reward may lower it, leave it or raise it",
-    source=f"{PAPER}, authors' note; the parabola is known (Weaver & Tao, arXiv 1301.2315)",
+    source=f"{PAPER}, authors' note; the parabola is known (Weaver & Tao, arXiv 1301.2315); ledger 4",
     hypotheses=("b is a function of the prompt", "responses are independent draws from the current policy"),
+    group_sizes=(1, 2),
     check=both(parabola(1), parabola(2), same_mean, the_row),
     example=example,
     mutants={

@@ -121,8 +121,9 @@ CLAIM = Claim(
     "VESPO and released CTPO are DAPO's, LUSPO's are L times GRPO's, and TIC's, PPO's and all corrected, truncated, "
     "masked ones are theirs without ratio, bit for bit; CTPO as printed is L−t+1 times that, TRL's CISPO "
     "at its default clamp 1/5",
-    source="ours for all rows at once; each publication says it of its own",
+    source="ours for all rows at once; each publication says it of its own; ledger 14",
     hypotheses=("first step: π = μ", "DHPO and TIC-GRPO as described: no full text"),
+    group_sizes=(2, 3),
     check=both(
         *(uncorrected(name) for name in ROWS),
         *(equal(TABLE[name], TABLE["grpo"]) for name in GRPO),

@@ -131,8 +131,9 @@ CLAIM = Claim(
     "(b − b_g)² E‖Z‖² + Σ_t E[(b_g − b*_t)² ‖S_t‖²] per response, b_g = E[RM ‖Z‖²]/E‖Z‖², the second part for every "
     "number, and above that of V(s_t) by that less Σ_t E[(V − b*_t)² ‖S_t‖²], of either sign; RLOO pays "
     "(Var(RM) E‖Z‖² + ‖g‖²)/(G−1) more than b = E RM",
-    source=f"{PAPER}, which says that one baseline is used; the price is ours",
+    source=f"{PAPER}, which says that one baseline is used; the price is ours; ledger 5",
     hypotheses=("on-policy, independent responses", "per response: G Var ĝ", "σ and 1/|o| left out"),
+    group_sizes=(1, 2, 5),
     check=both(one_number, against_value, leave_one_out, unbiased),
     example=example,
     mutants={

@@ -133,6 +133,7 @@ CLAIM = Claim(
         "labels depend on the pair alone; averaged or drawn is the same in expectation",
         "the loss is the mean over the pairs of a group",
     ),
+    group_sizes=(2, 3),
     check=both(climbs(), climbs(hard, larger), at_rest()),
     example=example,
     mutants={

@@ -1,4 +1,4 @@
-"""claim:opo-variance-optimal (ledger 13): OPO's baseline is the best one where ‖Z‖² ∝ L, and only then for certain."""
+"""claim:opo-variance-optimal: OPO's baseline is the best one where ‖Z‖² ∝ L, and only then for certain."""
 
 from __future__ import annotations
 
@@ -133,10 +133,11 @@ CLAIM = Claim(
     label="claim:opo-variance-optimal",
     statement="OPO's baseline tends to b_L = E[LR]/E[L], whose variance exceeds the least by exactly "
     "(b_L − b*)² E‖Z‖²: nothing where ‖Z‖² ∝ L (a uniform tabular policy), elsewhere it may exceed even that "
-    "of E R; taken from a group that holds the own response it costs ∇E[b]/G, off the direction of g when lengths "
-    "vary; without it, unbiased",
-    source="arXiv 2505.23585; verl",
+    "of E R; taken from a group that holds the own response it costs ∇E[b]/G, in general off the direction of g when "
+    "lengths vary; without it, unbiased",
+    source="arXiv 2505.23585; verl; ledger 13",
     hypotheses=("one baseline per prompt", "responses are independent draws from the current policy"),
+    group_sizes=(1, 2, 3),
     check=both(price(), optimal_where_proportional, same_length, own_share(2), unbiased(LOO, 2), unbiased(LOO, 3)),
     example=example,
     mutants={

@@ -141,6 +141,7 @@ CLAIM = Claim(
     "times as long for two reward values and turned for three",
     source="arXiv 2503.19595 and verl grpo_passk; arXiv 2505.15201",
     hypotheses=("responses of a group are independent draws from the current policy", "G ≥ k", "divisor G, no 1/|o|"),
+    group_sizes=(2, 3, 4),
     check=both(
         follows(MARGIN, 2, 2, 2),
         follows(MARGIN, 3, 3, 3),

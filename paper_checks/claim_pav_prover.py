@@ -135,7 +135,7 @@ CLAIM = Claim(
     statement="a prover's advantages A^μ paid on every token beside R at the end, and returned, give E ĝ = (1+α) g for "
     "every prover μ, because V^μ ends as R, and g if the prover is silent on whole responses; only the credit "
     "Q^π + α A^μ without a return depends on it: E ĝ = g + α E Σ_t A^μ_t S_t, with μ = π again (1+α) g",
-    source="Setlur et al., arXiv 2410.08146; the cancellation is ours",
+    source="Setlur et al., arXiv 2410.08146; the cancellation is ours; ledger 23",
     hypotheses=(
         "V^μ is exact where a response ends, anything before",
         "the reward of a token is R·1{t=L} + α A^μ, not Q^π + α A^μ",

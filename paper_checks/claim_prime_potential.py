@@ -119,7 +119,7 @@ def fitted_to_the_outcome(problem: Problem) -> Sequence[Finding]:
     return [zero("LOO(R) + d_t, R_φ = R: E ĝ is a multiple of g", turned(found, gradient(problem)))]
 
 
-def example() -> Sequence[Finding]:
+def beside() -> Sequence[Finding]:
     """The rows themselves, in float64, with log-ratios: what they climb, and that it is neither g nor along g."""
     problem = zoo.referenced(FLOAT64)
     g, size = gradient(problem), float(np.abs(problem.totals).max()) ** 2
@@ -144,16 +144,17 @@ CLAIM = Claim(
     statement="outcomes compared, plus returns of causal rewards d with Σ_t d_t = R_φ, give ∇E[R + R_φ]: (1+c) g where "
     "R_φ = cR up to a number per prompt, another objective in general; the released leave-one-out baseline of mean "
     "token rewards adds −E[d̄] ∇E[L]; a step's own d_t without a return gives g + E Σ_t d_t S_t",
-    source="Cui et al., arXiv 2502.01456 (PRIME); arXiv 2509.19199 (OPRL); the expectations are ours",
+    source="Cui et al., arXiv 2502.01456 (PRIME); arXiv 2509.19199 (OPRL); the expectations are ours; ledger 24",
     hypotheses=(
         "d_t = log π_φ/π_ref of W_{0,t}, or any other function of it, held fixed when differentiated",
         "responses of a group are independent draws from the current policy, G ≥ 2",
         "no whitening, no standard deviations",
     ),
+    group_sizes=(2,),
     check=both(
         returned, released(), equivalent(0, 1), equivalent(1, 2), step_alone(any_table), step_alone(potential(1))
     ),
-    example=example,
+    beside=beside,
     mutants={
         "dense rewards beside the outcome only shape it": same_objective,
         "the released baseline is one": released(0),

@@ -140,12 +140,13 @@ CLAIM = Claim(
     statement="on the first step REBEL's credits are 4/η times two-sample RLOO's, E ĝ = (4/η) g; on-policy CoPG's are "
     "twice RLOO's of R − β log π/ref, E ĝ = 2 ∇(J − β KL(π‖ref)); whatever policy generates, CoPG is at rest at "
     "π ∝ ref e^{R/β}, and REBEL at π ∝ μ e^{ηR}; IPO is 2/τ times CoPG of rewards ±1/4 with β = τ",
-    source="Gao et al., arXiv 2404.16767 (REBEL); Flet-Berliac et al., arXiv 2406.19185 (CoPG); the factors are ours",
+    source="Gao et al., arXiv 2404.16767; Flet-Berliac et al., 2406.19185 (CoPG); the factors are ours; ledger 27",
     hypotheses=(
         "the responses come from the current policy",
         "the loss is the mean over the pairs of a group; a group of two is the published pair",
         "full support",
     ),
+    group_sizes=(2, 3),
     check=both(pairwise, first_step(), regularised(), at_rest(), ipo_too),
     example=example,
     mutants={

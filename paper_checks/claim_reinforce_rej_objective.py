@@ -1,4 +1,4 @@
-"""claim:reinforce-rej-objective (ledger 21): Reinforce-Rej climbs Σ_r r (P(r) − P(r)^G/G), not the expected reward."""
+"""claim:reinforce-rej-objective: Reinforce-Rej climbs Σ_r r (P(r) − P(r)^G/G), not the expected reward."""
 
 from __future__ import annotations
 
@@ -118,8 +118,9 @@ CLAIM = Claim(
     statement="Reinforce-Rej, the raw reward where the rewards of a group differ, has E ĝ = ∇Σ_r r (P(r) − P(r)^G/G): "
     "for {0, 1} (1 − p^{G−1})∇p, which neglects easy prompts, for {−1, 1} (2 − p^{G−1} − (1−p)^{G−1})∇p; "
     "with three values it is the gradient of another objective, which may push the best response down",
-    source="Minimal-RL, arXiv 2504.11343, the code's reading: raw score, no baseline; the objective is ours",
+    source="Minimal-RL, arXiv 2504.11343, the code's reading: raw score, no baseline; the objective is ours; ledger 21",
     hypotheses=("responses of a group are independent draws from the current policy", "the divisor is G: no 1/|o|"),
+    group_sizes=(2, 3),
     check=both(
         objective(2),
         objective(3),

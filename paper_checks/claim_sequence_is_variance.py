@@ -130,7 +130,7 @@ CLAIM = Claim(
     label="claim:sequence-is-variance",
     statement="E_μ ρ²_{1:t} = E_μ[ρ²_{1:t−1}(1 + χ²(s_t))]: where χ² is the same at every prefix Var ρ_{1:T} = "
     "(1+χ²)^T − 1, a token ratio's stays χ²; for tosses of a coin the variance of ĝ is 17.9 times that with token "
-    "ratios at T = 6 and growing, but it can be smaller where μ over-samples what pays",
+    "ratios at T = 6, but it can be smaller where μ over-samples what pays",
     source="arXiv 2512.01374 and 2507.18071 argue so; the recursion is known for importance sampling; the numbers "
     "are ours",
     hypotheses=("μ generates every response that π can", "no clip"),

@@ -113,10 +113,11 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="claim:tempo-token-credit",
     statement="TEMPO without σ: E ĝ = (G−1)/G g + Σ_s w_G(d(s)) E[D_t S_t; s], w_G(d) = 1 − (1 − (1−d)^G)/(G d), d "
-    "the chance of prefix s: tokens count from (G−1)/G to 2(G−1)/G times, those at likely prefixes more, which turns "
-    "g; V̂(child) less the others' mean at the last prefix shared with another is unbiased",
-    source="arXiv 2509.18314 and its code; closed form and repair are ours",
+    "the chance of prefix s: tokens count from (G−1)/G to 2(G−1)/G times, those at likely prefixes more, which may "
+    "turn g; V̂(child) less the others' mean at the last prefix shared with another is unbiased",
+    source="arXiv 2509.18314 and its code; closed form and repair are ours; ledger 10",
     hypotheses=("without the division by std", "G ≥ 2 independent responses of the current policy"),
+    group_sizes=(2, 3),
     check=both(
         counts(both_parts, TEMPO, 2),
         counts(both_parts, TEMPO, 3),

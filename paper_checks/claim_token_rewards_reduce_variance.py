@@ -117,7 +117,7 @@ CLAIM = Claim(
     statement="true token rewards let REINFORCE subtract the rewards C(s_t) already earned, a baseline like any other: "
     "Var(RM) − Var(reward-to-go) = Σ_t E[C (2 b*_t − C) ‖S_t‖²], of either sign (r₂ = −r₁: negative); with an exact "
     "critic as baseline they change no credit at all",
-    source="folklore (reward-to-go); the amount and the counterexample are ours",
+    source="folklore (reward-to-go); the amount and the counterexample are ours; ledger 29",
     hypotheses=(
         "token rewards are causal",
         "on-policy, independent responses",

@@ -165,7 +165,7 @@ CLAIM = Claim(
     "ratio of token t lacks: k ≠ t for token ratios, k > t for prefix ratios, all pairs without a ratio, none for the "
     "full one; token ratios are of the same order as no correction, and mend one term in T for coins that pay for "
     "heads alone",
-    source="arXiv 2512.01374 for the order; the slopes are ours",
+    source="arXiv 2512.01374 for the order; the slopes are ours; ledger 17",
     hypotheses=("μ generates every response that π can", "no clip", "RM of the response as credit"),
     check=both(
         first_order(ratios.token_is, lambda t, k: k != t),

@@ -181,8 +181,9 @@ CLAIM = Claim(
     "worse one with 2π²π'²(x−1)/((xπ+π')(π+π')), x = e^{2/η}, for many candidates E ĝ → Σ w (e^u/E_w e^u − 1) Z with "
     "w ∝ π²; this turns the direction even where rewards are 0 and 1.  The target over all responses, and the same "
     "candidates weighed alike, keep π for base measure: a multiple of ∇p, tanh(1/η) ∇p for G = 2",
-    source="Kaddour, arXiv 2604.06159; the expectations are ours",
+    source="Kaddour, arXiv 2604.06159; the expectations are ours; ledger 28",
     hypotheses=("the first step: π^old = π", "u is the z-score with the population's std, 0 for equal rewards"),
+    group_sizes=(1, 2, 3),
     check=both(sampled(2, pair_weights), sampled(3, triples), alike(), all_responses),
     example=example,
     mutants={

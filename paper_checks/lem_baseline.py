@@ -59,7 +59,7 @@ def free_coordinates(problem: Problem) -> Sequence[Finding]:
 CLAIM = Claim(
     label="lem:baseline",
     statement="E Σ_t b(W_{0,t−1}) S_t = 0 for every function b of the prefix",
-    source=PAPER,
+    source=f"{PAPER}; ledger 1",
     hypotheses=("b does not look at w_t or later", "responses come from the current policy"),
     check=both(vanishes(row(before, any_function_of_the_prefix)), every_prefix),
     mutants={

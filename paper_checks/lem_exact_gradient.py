@@ -52,7 +52,7 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="lem:exact-gradient",
     statement="g = E Σ_t γ^{t−1} Q(W_{0,t−1}, w_t) S_t, an equality, under the policy's own distribution",
-    source=PAPER,
+    source=f"{PAPER}; ledger 1",
     hypotheses=("r_t is a function of W_{0,t} only", "responses come from the current policy"),
     check=both(routes_agree, unbiased(row(advantages.reward_to_go))),
     example=example,

@@ -81,9 +81,9 @@ def forgets_length(reward: Array, discount: Any, length: Array) -> Array:
 
 CLAIM = Claim(
     label="prop:gamma-weight",
-    statement="ZRA with γ ≠ 1 weights token t by (1/γ)^{t−1}: biased, and the gradient of no objective; "
+    statement="ZRA with γ ≠ 1 weights token t by (1/γ)^{t−1}: in general biased, and the gradient of no objective; "
     "with γ^{t−1} kept it is ∇E[γ^{L−1} RM]",
-    source=f"{PAPER}; the curl and the length penalty are ours",
+    source=f"{PAPER}; the curl and the length penalty are ours; ledger 2",
     hypotheses=("the whole RM is paid on the last token", "γ ≠ 1"),
     check=both(late_weight(-1), length_penalty),
     example=example,

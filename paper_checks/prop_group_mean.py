@@ -32,8 +32,9 @@ def times_group(reward: Array) -> Array:
 CLAIM = Claim(
     label="prop:group-mean",
     statement="self-inclusive mean baseline: E ĝ = (G−1)/G · g exactly; leave-one-out: E ĝ = g exactly",
-    source="ours; the factor is known for RLOO (arXiv 2402.14740)",
+    source="ours; the factor is known for RLOO (arXiv 2402.14740); ledger 11",
     hypotheses=("responses of a group are independent draws from the current policy", "G ≥ 2"),
+    group_sizes=(2, 3),
     check=both(unbiased(MEAN, 2, "1/2"), unbiased(MEAN, 3, "2/3"), unbiased(RLOO, 2), unbiased(RLOO, 3)),
     mutants={
         "the mean baseline is unbiased": unbiased(MEAN, 3),

@@ -161,6 +161,7 @@ CLAIM = Claim(
     "the reverse KL at prefixes of μ; k1 in reward needs the full ratio to stay ∇KL(π‖π_ref)",
     source="arXiv 2506.09477, 2510.01555, Schulman 2020; the rows in the reward, of responses and off-policy are ours",
     hypotheses=("π, μ and π_ref give every token a positive probability", "no clamp of log ratios"),
+    group_sizes=(1, 2),
     check=both(
         *(follows(of(name), value) for name, value in ON_POLICY.items()),
         *(follows(of(name), value, by_mu=True) for name, value in OFF_POLICY.items()),

@@ -86,10 +86,11 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:length",
-    statement="dividing by the own length gives (G−1)/G {E[1/L]∇J + ∇Cov(R, 1/L)}, and a token count turns even "
+    statement="dividing by the own length gives (G−1)/G {E[1/L]∇J + ∇Cov(R, 1/L)}, and a token count may turn even "
     "leave-one-out credits; sums and constant divisors keep the direction",
     source="ours; the covariance form sharpens arXiv 2503.20783",
     hypotheses=("lengths vary", "responses of a group are independent draws from the current policy"),
+    group_sizes=(2, 3),
     check=both(
         covariance_form(2),
         covariance_form(3),

@@ -13,15 +13,13 @@ from paper_checks.common import PAPER, both, expectation, gradient, row
 from paper_checks.variances import arbitrary
 from tpg import truth
 from tpg.claims import Claim, Finding, nonzero, zero
-from tpg.claims.record import Check, apart, close
+from tpg.claims.record import Check
 from tpg.estimators import advantages, critics
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import Part
-from tpg.estimators.table import ESTIMATORS
-from tpg.numbers import FLOAT64, Array, powers
-from tpg.problem import zoo
+from tpg.numbers import Array, powers
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic, every
+from tpg.rollouts import Critic
 
 Twin = Callable[[Problem], Problem]
 
@@ -138,38 +136,13 @@ def not_causal(problem: Problem) -> Sequence[Finding]:
     return [zero("E ĝ = g", expectation(problem, row(clairvoyant)) - gradient(problem))]
 
 
-def preferences(problem: Problem, name: str) -> tuple[Array, Array]:
-    """Credits of every pair [n, 2, T] and their mask."""
-    credits, mask = [], []
-    for _, singles, index, _ in every(problem, 2):
-        credits.append(ESTIMATORS[name](singles.group(index, ESTIMATORS[name].needs)))
-        mask.append(singles.mask[index])
-    return np.concatenate(credits), np.concatenate(mask)
-
-
-def example() -> Sequence[Finding]:
-    """DPO on-policy: one credit per response, the opposite one for its rival, as RLOO; but E ĝ is not along g."""
-    problem = zoo.referenced().to(FLOAT64)
-    g, out = gradient(problem), []
-    for name in ("dpo", "online_dpo"):
-        credits, mask = preferences(problem, name)
-        out.append(zero(f"{name}: one credit for all tokens", np.where(mask, credits - credits[..., :1], 0)))
-        out.append(close(f"{name}: the two credits cancel", credits[:, 0, 0] + credits[:, 1, 0], np.abs(credits).max()))
-        found = expectation(problem, ESTIMATORS[name], 2)
-        size = g @ g * np.abs(found).max()
-        out.append(apart(f"{name}: E ĝ is not along g", (g @ g) * found - (g @ found) * g, size))
-    return out
-
-
 CLAIM = Claim(
     label="prop:modelling-power",
     statement="causal token rewards with equal response totals give one and the same E ĝ = g to the full return, "
-    "reward-to-go, M_t, M_t − M_{t−1} and GAE(λ) with the exact critic of either level, for every λ and γ; of "
-    "variance, and of DPO beyond that its credit is one number per response, not along g, nothing is said here",
+    "reward-to-go, M_t, M_t − M_{t−1} and GAE(λ) with the exact critic of either level, for every λ and γ",
     source=f"{PAPER} says equal modelling power",
     hypotheses=("token rewards are causal", "critics are exact", "responses come from the current policy"),
     check=both(same_totals, *(one_gradient(twin) for twin in (as_given, at_the_end, spread_out))),
-    example=example,
     mutants={
         "totals differ": one_gradient(not_settled),
         "a token-level critic without its discount": with_critic(token_gae, forgets_discount, 0),
@@ -179,6 +152,7 @@ CLAIM = Claim(
         "equal up to a factor": proportional,
     },
     needs=("lem:exact-gradient", "thm:trajectory-pg", "thm:advantage", "prop:gae-pathwise", "prop:reward-class"),
-    wording="RL on token-level and RL on response-level rewards have the same modelling power",
+    wording="RL on token-level and RL on response-level rewards have the same modelling power (the first third of the "
+    "sentence; of PPO: claim:advantage-beats-the-family, of DPO: claim:dpo-at-their-level)",
     as_worded=both(one_gradient(as_given), one_gradient(at_the_end)),
 )

@@ -84,11 +84,12 @@ def example() -> Sequence[Finding]:
     out.append(
         nonzero("full ratio biased where μ never begins with heads", expectation(never, row(OUTCOME, RATIOS[2])) - g)
     )
-    return [*out, *geometric_mean(problem.to(FLOAT64))]
+    return out
 
 
-def geometric_mean(problem: Problem) -> Sequence[Finding]:
+def beside() -> Sequence[Finding]:
     """GSPO's (Π π/μ)^{1/L} is the ratio of no longer response."""
+    problem = both_heads().to(FLOAT64)
     bare, alone = row(OUTCOME, offpolicy.geometric), one_token(problem)
     gap, right = (expectation(made, bare) - gradient(made) for made in (problem, alone))
     return [apart("geometric ratio biased", gap, 1.0), close("but for responses of one token", right, 1.0)]
@@ -111,6 +112,7 @@ CLAIM = Claim(
         *(is_g(OUTCOME, ratio, first_token=True) for ratio in RATIOS),
     ),
     example=example,
+    beside=beside,
     mutants={
         "token ratios are unbiased": is_g(OUTCOME, ratios.token_is),
         "prefix ratios are unbiased for outcome rewards": is_g(OUTCOME, ratios.prefix_is),

@@ -136,6 +136,7 @@ CLAIM = Claim(
     "for tabular policies b* is each token's own optimum, with shared parameters it need not be",
     source="ours; each token on its own: Greensmith et al. 2004",
     hypotheses=("on-policy, G independent responses", "b is a function of the prefix alone"),
+    group_sizes=(1, 2),
     check=both(gap(optimum), gap(optimum, 2), published, row_is_the_optimum, three_terms),
     example=example,
     mutants={

@@ -58,9 +58,11 @@ def peers_per_token(reward: Array, continuation_value: Array) -> Array:
 CLAIM = Claim(
     label="prop:reinforce-family",
     statement="REINFORCE, RLOO, ReMax and the group mean give every token RM(W_i) − b with one b for all t; "
-    "b of RLOO and ReMax ignores W_i, so they are unbiased; the group mean does not, so it is (G−1)/G · g",
-    source=PAPER,
+    "b of RLOO and ReMax ignores W_i, so they are unbiased; the group mean does not, so it is (G−1)/G · g; GRPO's row: "
+    "claim:grpo-one-number",
+    source=f"{PAPER}; ledger 5",
     hypotheses=("responses of a group are independent", "σ and 1/|o| left out (prop:sigma, prop:length)"),
+    group_sizes=(2,),
     check=both(
         *(one_number(row(part)) for part in (*FAMILY, advantages.group_mean)),
         *(baseline_ignores_own(row(part)) for part in FAMILY),

@@ -78,8 +78,8 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:reward-class",
-    statement="token rewards with equal response totals have equal g; their reward-to-go variances differ, and token "
-    "rewards do not always reduce variance",
+    statement="token rewards with equal response totals have equal g; their reward-to-go variances may differ, and "
+    "token rewards do not always reduce variance",
     source="ours",
     hypotheses=("token rewards are causal",),
     check=both(same_gradient(paid_at_the_end), same_gradient(shaped)),

@@ -110,17 +110,21 @@ def dearer(problem: Problem) -> Sequence[Finding]:
     ]
 
 
-def parts(problem: Problem) -> Sequence[Finding]:
-    """RM − V(s_t) has the state and action parts of D_t; continuations add E Σ_t ‖S_t‖² σ²(W_{0,t})."""
-    sampled, exact = (split(problem, estimator, 1) for estimator in (SAMPLED, EXACT))
-    wanted = (problem.weights**2 * one_side(Walks(problem))).sum()
-    return [
-        zero("state and action part", [sampled.state - exact.state, sampled.action - exact.action]),
-        zero(
-            "continuation part: 0 of D_t, E Σ ‖S_t‖² σ²(W_{0,t}) of RM − V",
-            [exact.continuation, sampled.continuation - wanted],
-        ),
-    ]
+def parts(added: Added) -> Check:
+    """RM − V(s_t) has the state and action parts of D_t; continuations add ``added``."""
+
+    def check(problem: Problem) -> Sequence[Finding]:
+        sampled, exact = (split(problem, estimator, 1) for estimator in (SAMPLED, EXACT))
+        wanted = (problem.weights**2 * added(Walks(problem))).sum()
+        return [
+            zero("state and action part", [sampled.state - exact.state, sampled.action - exact.action]),
+            zero(
+                "continuation part: 0 of D_t, E Σ ‖S_t‖² σ²(W_{0,t}) of RM − V",
+                [exact.continuation, sampled.continuation - wanted],
+            ),
+        ]
+
+    return check
 
 
 def one_side(walks: Walks) -> Array:
@@ -152,13 +156,16 @@ CLAIM = Claim(
     label="prop:rollout-variance",
     statement="with K fresh continuations per prefix, shared by Q of a token and V of the next, Var(K) = Var_A + "
     "(1/K) E Σ_{t<L} σ²(W_{0,t}) (‖S_t‖² + ‖S_{t+1}‖²), S_0 = 0 (blocks: scores summed before and after each end); "
-    "continuations of their own for Q and V have the same variance and cost K E Σ_{0<t<L} (tokens to come) more",
-    source=f"ours, on {PAPER}",
+    "continuations of their own for Q and V have the same variance and cost K E Σ_{0<t<L} (tokens to come) more; "
+    "token by token the state and action parts are those of RM − V(s_t), whose continuation part "
+    "E Σ_t ‖S_t‖² σ²(W_{0,t}) exact values remove",
+    source=f"ours, on {PAPER}; ledger 30",
     hypotheses=(
         "continuations from the current policy, independent of the response and of each other",
         "per response: G Var ĝ",
     ),
-    check=both(listed(SHARED, 1), listed(SHARED, 2), listed(OWN, 1), blocks_listed, engine, dearer, parts),
+    group_sizes=(1, 2),
+    check=both(listed(SHARED, 1), listed(SHARED, 2), listed(OWN, 1), blocks_listed, engine, dearer, parts(one_side)),
     example=example,
     mutants={
         "the noise counts once": listed(SHARED, 1, one_side),
@@ -166,6 +173,7 @@ CLAIM = Claim(
         "shared draws halve the noise": listed(SHARED, 1, half=True),
         "the variance of the root everywhere": listed(SHARED, 1, at_root_too),
         "own draws for Q and V add twice the noise": listed(OWN, 1, lambda walks: 2 * both_sides(walks)),
+        "a sampled return has the noise of both scores": parts(both_sides),
     },
     needs=("thm:advantage",),
 )

@@ -188,8 +188,9 @@ CLAIM = Claim(
     "is the gradient of the chance to beat a frozen copy of the policy; with three reward values it need not be a "
     "multiple of g and is the gradient of no objective: one prompt and one token of three with G = 2 suffice, the "
     "curl is 2π₁π₂π₃ at every policy",
-    source="ours",
+    source="ours; ledger 3",
     hypotheses=("three or more reward values", "responses of a group are independent draws from the current policy"),
+    group_sizes=(2, 3),
     check=both(duel(), own_form(2), own_form(3), round_and_round()),
     example=example,
     mutants={
@@ -200,6 +201,7 @@ CLAIM = Claim(
         "σ keeps the direction, G = 3": keeps_direction(three_valued, 3),
     },
     algebraic=False,
-    wording="σ is a learning rate: within a prompt it changes no direction",
+    wording="dividing by σ acts like a smaller learning rate (read: along each prompt's own gradient, three reward "
+    "values)",
     as_worded=keeps_direction(three_valued, 2),
 )

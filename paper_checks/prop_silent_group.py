@@ -12,6 +12,7 @@ from tpg.claims import Claim, Finding, nonzero, zero
 from tpg.claims.record import Check
 from tpg.estimators import advantages
 from tpg.estimators.estimator import Estimator
+from tpg.estimators.parts import peers
 from tpg.estimators.table import ESTIMATORS
 from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
@@ -37,13 +38,15 @@ def right_or_wrong(problem: Problem) -> Problem:
     return replace(problem, rewards=np.where(won, problem.field.scalar(1), problem.field.scalar(0)))
 
 
-def vanish(estimator: Estimator) -> Check:
+def vanish(estimator: Estimator, size: int = 2) -> Check:
     """No token of a silent group gets credit."""
 
     def check(problem: Problem) -> Sequence[Finding]:
         tied = right_or_wrong(problem)
         given = tied.to(FLOAT64) if estimator.numbers == "float64" else tied
-        return [zero(f"credits of {estimator.name} in silent groups", silent_credits(given, estimator, 2))]
+        return [
+            zero(f"credits of {estimator.name} in silent groups, G = {size}", silent_credits(given, estimator, size))
+        ]
 
     return check
 
@@ -53,23 +56,30 @@ def raw_where_tied(reward: Array) -> Array:
     return np.where(advantages.tied(reward), reward + 1, advantages.rloo(reward))
 
 
-GROUP_RELATIVE = [ESTIMATORS[name] for name in ("rloo", "group_mean", "grpo", "dr_grpo", "dapo")]
+@peers("reward", "length")
+def scaled_anyhow(reward: Array, length: Array) -> Array:
+    """(R_i − mean) times whatever the group may make of its rewards and lengths: the place of 1/σ and 1/|o|."""
+    return advantages.group_mean(reward) * (1 + reward * reward).sum(-1, keepdims=True) * length
+
+
+GROUP_RELATIVE = [*(ESTIMATORS[name] for name in ("rloo", "group_mean", "dr_grpo")), row(scaled_anyhow)]
 
 
 def example() -> Sequence[Finding]:
     """The existential part."""
     problem = zoo.two_valued()
     exact = ESTIMATORS["exact_advantage"]
-    failed = [zero(f"{e.name}, G = 3", silent_credits(problem.to(FLOAT64), e, 3)) for e in GROUP_RELATIVE]
-    return [*failed, nonzero("credits M_t − M_{t−1} in the same groups", silent_credits(problem, exact, 3))]
+    return [nonzero("credits M_t − M_{t−1} in silent groups, G = 3", silent_credits(problem, exact, 3))]
 
 
 CLAIM = Claim(
     label="prop:silent-group",
-    statement="when all rewards of a group are equal, group-relative credits vanish, while M_t − M_{t−1} need not",
-    source=PAPER,
-    hypotheses=("the baseline or scale is computed from the group alone",),
-    check=both(*(vanish(estimator) for estimator in GROUP_RELATIVE)),
+    statement="when all rewards of a group are equal, credits (R − mean) times any scale, leave-one-out ones among "
+    "them, vanish, while M_t − M_{t−1} need not; rows with a std: claim:grpo-one-number",
+    source=f"{PAPER}; ledger 7",
+    hypotheses=("the baseline or scale is computed from the group alone", "the scale is finite where rewards tie"),
+    group_sizes=(2, 3),
+    check=both(*(vanish(estimator, size) for size in (2, 3) for estimator in GROUP_RELATIVE)),
     example=example,
     mutants={
         "REINFORCE": vanish(ESTIMATORS["reinforce"]),
@@ -77,5 +87,4 @@ CLAIM = Claim(
         "exact advantages": vanish(ESTIMATORS["exact_advantage"]),
         "ties get the raw reward": vanish(row(raw_where_tied)),
     },
-    algebraic=False,
 )

@@ -102,7 +102,7 @@ CLAIM = Claim(
     statement="advantages at anchors, interpolated between them by position: for every set τ of anchors E ĝ = Σ_{t∈τ} "
     "E[D_t S_t], so Σ_t ρ_t E[D_t S_t] for anchors of chance ρ_t (ρ g for one ρ); interpolated tokens get credit and "
     "add exactly nothing in expectation",
-    source=f"ours, on {PAPER}",
+    source=f"ours, on {PAPER}; ledger 8",
     hypotheses=(
         "anchors are blind to the response",
         "weights look at positions alone: anchors after the end count with A = 0",

@@ -121,7 +121,7 @@ CLAIM = Claim(
     statement="block-telescoped credit M_u − M_s for every token of (s, u]: E ĝ = g exactly whenever block ends are "
     "stopping times (any set of positions, any chance that is a function of the prefix, any delimiter token), with "
     "exact values or K fresh continuations; an anchor drawn among the tokens of the response looks at its length and "
-    "turns g",
+    "may turn g",
     source=f"ours, on {PAPER}",
     hypotheses=(
         "that a block ends after W_{0,t} is decided by W_{0,t} and independent draws",

@@ -28,9 +28,9 @@ def example() -> Sequence[Finding]:
 
 CLAIM = Claim(
     label="prop:trepo-interpolation",
-    statement="interpolated advantages add nothing in expectation; interpolated values are biased unless E[1/block "
-    "length] is the same at all positions; block-telescoped credit is unbiased when block ends are stopping times; "
-    "masking with inverse inclusion probability is unbiased",
+    statement="interpolated advantages add nothing in expectation; interpolated values are in general biased unless "
+    "E[1/block length] is the same at all positions; block-telescoped credit is unbiased when block ends are stopping "
+    "times; masking with inverse inclusion probability is unbiased",
     source="ours, on the words of arXiv 2506.02553",
     hypotheses=("anchors are drawn apart from the response", "values at anchors are exact or unbiased and fresh"),
     check=both(*(reading.check for reading in READINGS)),

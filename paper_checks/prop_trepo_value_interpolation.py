@@ -135,9 +135,9 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="prop:trepo-value-interpolation",
     statement="values interpolated, (M_u − M_s)/(u − s) in the block (s, u], make every block climb its gain per "
-    "token, which is biased; for fixed lengths E ĝ = Σ_t E[1/ℓ_t] E[D_t S_t], ℓ_t the length of the block of t: a "
+    "token, in general biased; for fixed lengths E ĝ = Σ_t E[1/ℓ_t] E[D_t S_t], ℓ_t the length of the block of t: a "
     "scale only where E[1/ℓ_t] is the same at all t (equal blocks, or two tokens); where responses end inside a "
-    "block, equal blocks turn g too",
+    "block, equal blocks may turn g too",
     source=f"ours, on {PAPER}",
     hypotheses=("anchors are blind to the response", "values exact or from K fresh continuations"),
     check=both(every_set(), position_weights(to_the_drawn_end), table_row),

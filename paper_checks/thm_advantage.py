@@ -55,8 +55,8 @@ def example() -> Sequence[Finding]:
 CLAIM = Claim(
     label="thm:advantage",
     statement="credit M_t − M_{t−1} is unbiased, and is PPO's advantage under ZRA with an exact critic; "
-    "M_{t−1} is not the baseline of least variance",
-    source=PAPER,
+    "M_{t−1} need not be the baseline of least variance",
+    source=f"{PAPER}; ledger 1",
     hypotheses=("the critic is exact: V(W_{0,t}) = M_t", "γ = 1 in the advantage, RM already discounted"),
     check=both(unbiased(row(advantages.exact_advantage)), is_ppo_advantage(critics.exact_critic)),
     example=example,

@@ -57,7 +57,7 @@ def same_for_every_split(problem: Problem) -> Sequence[Finding]:
 CLAIM = Claim(
     label="thm:trajectory-pg",
     statement="g = E Σ_t E[RM(W^{(t+1)})] S_t: credit M_t, or the sampled RM(W) at every token, is unbiased for any γ",
-    source=PAPER,
+    source=f"{PAPER}; ledger 1",
     hypotheses=("r_t is causal", "continuations come from the current policy", "RM is the discounted sum"),
     check=both(
         unbiased(row(advantages.trajectory_value)), unbiased(row(advantages.response_reward)), same_for_every_split

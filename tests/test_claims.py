@@ -13,7 +13,8 @@ import pytest
 
 import paper_checks
 from paper_checks import CLAIMS, common
-from tpg.claims import Claim, Finding, nonzero, positive, registry, zero
+from tpg import moments, rollouts
+from tpg.claims import Claim, Finding, apart, close, nonzero, positive, registry, zero
 from tpg.claims.cases import POINT_FIELD, cases
 from tpg.claims.record import Check
 from tpg.claims.run import POINTS, Outcome, refuted_on, run, settle, verify
@@ -188,6 +189,39 @@ def test_points_are_spread_over_the_whole_field() -> None:
     assert all(1 - sum(row) == 0 for row in problem.probs)
 
 
+# Evidence is not mixed
+
+
+def in_floats(ok: bool = True) -> Finding:
+    return replace(close("1 = 1", 1.0 - 1.0, 1), ok=ok)
+
+
+def test_a_finding_knows_whether_it_is_exact() -> None:
+    assert all(f.exact for f in (zero("x", RATIONAL.array([0])), nonzero("x", gf().array([1])), positive("x", 3)))
+    floats = [zero("x", np.zeros(2)), zero("x", [0, 0.0]), nonzero("x", np.ones(1)), positive("x", 0.5)]
+    assert not any(f.exact for f in [*floats, close("x", 0, 1), apart("x", 1, 1)])
+
+
+@pytest.mark.parametrize("place", ["check", "example"])
+def test_what_is_rounded_proves_nothing(place: str) -> None:
+    given = {"check": lambda problem: [*sums_to_one(problem), in_floats()]} if place == "check" else {}
+    outcome = run(toy(**given, example=lambda: [in_floats()]), quick=True)
+    assert (outcome.status, outcome.evidence, outcome.error_probability) == ("holds", "MEASURED", None)
+    assert outcome.why == "rounded, so that nothing is proved: 1 = 1"
+
+
+def test_what_is_looked_at_beside_may_refute_and_is_no_evidence() -> None:
+    plain, beside = (run(toy(beside=look), quick=True) for look in (None, lambda: [in_floats()]))
+    assert (beside.evidence, beside.findings) == (plain.evidence, plain.findings) == ("PROVED", plain.findings)
+    wrong = run(toy(beside=lambda: [in_floats(ok=False)]), quick=True)
+    assert (wrong.status, wrong.why) == ("refuted", "beside: 1 = 1: at most 0.0e+00, terms of size 1.0e+00")
+
+
+def test_group_sizes_are_reported() -> None:
+    assert run(toy(group_sizes=(2, 3)), quick=True).group_sizes == (2, 3)
+    assert run(toy(), quick=True).group_sizes == ()
+
+
 # The paper's claims
 
 
@@ -209,6 +243,42 @@ def test_claims_of_the_paper_are_linked() -> None:
         assert claim.statement
         assert claim.source
         assert claim.hypotheses
+
+
+def test_what_is_proved_needs_nothing_that_is_measured() -> None:
+    mixed = {(c.label, n) for c in CLAIMS for n in c.needs if c.algebraic and not BY_LABEL[n].algebraic}
+    assert not mixed
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_group_sizes_are_those_that_the_check_forms(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    formed: set[int] = set()
+
+    def heard(engine: Any, place: int) -> Any:
+        def told(*given: Any, **named: Any) -> Any:
+            formed.add(given[place] if len(given) > place else named["group_size"])
+            return engine(*given, **named)
+
+        return told
+
+    engines = {"brute_force": (moments.brute_force, 2), "moments": (moments.moments, 2), "every": (rollouts.every, 1)}
+    for module in (common, *(import_module(f"paper_checks.{name}") for name in paper_checks.ORDER)):
+        for name, (engine, place) in engines.items():
+            if getattr(module, name, None) is engine:
+                monkeypatch.setattr(module, name, heard(engine, place))
+    for engine, place in engines.values():
+        assert engine.__code__.co_varnames[place] == "group_size"
+    right = rollouts.Responses.group
+
+    def grouped(self: Any, index: Any, *more: Any) -> Any:
+        formed.add(index.shape[1])
+        return right(self, index, *more)
+
+    monkeypatch.setattr(rollouts.Responses, "group", grouped)
+    shapes = list(cases(("9/10",), quick=True))
+    for case in (shapes[0], shapes[-1]):
+        BY_LABEL[label].check(case.problem(RATIONAL, 0))
+    assert BY_LABEL[label].group_sizes == (tuple(sorted(formed)) if formed - {1} else ())
 
 
 OF_THE_PAPER = [import_module(f"paper_checks.{name}").CLAIM.label for name in paper_checks.PAPER]

@@ -18,6 +18,7 @@ from tpg.claims.record import Check
 from tpg.claims.run import refuted_on
 from tpg.estimators import advantages, dense, margins, pairs
 from tpg.estimators.parts import peers
+from tpg.estimators.table import ESTIMATORS
 from tpg.numbers import RATIONAL, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
@@ -34,6 +35,7 @@ NAMES = (
     "claim_rebel_is_two_sample_rloo",
     "claim_tpo_base_measure",
     "claim_online_dpo_win_rate",
+    "claim_dpo_at_their_level",
 )
 
 
@@ -144,6 +146,15 @@ PLANTED: list[tuple[str, Any, str, Callable[..., Array]]] = [
     ("claim_online_dpo_win_rate", pairs, "online_dpo", online_dpo_by_size),
     ("claim_online_dpo_win_rate", pairs, "dpo", online_dpo_by_size),
 ]
+CACHED = ("needs", "collapsible", "sweepable", "terms", "batch")
+# A row holds its part from the start.
+ROWS: list[tuple[str, str, Callable[..., Array]]] = [
+    ("claim_dpo_at_their_level", "dpo", advantages.rloo),
+    ("claim_dpo_at_their_level", "online_dpo", advantages.reward_to_go),
+    ("claim_grpo_one_number", "grpo", advantages.reward_to_go),
+    ("claim_grpo_one_number", "grpo", advantages.rloo),
+    ("claim_grpo_one_number", "dapo", advantages.rloo),
+]
 
 
 @pytest.mark.parametrize(("name", "module", "part", "wrong"), PLANTED, ids=[f"{n}-{p}" for n, _, p, _ in PLANTED])
@@ -153,6 +164,22 @@ def test_a_wrong_estimator_is_refuted(
     assert fate(claim(name).check) == "survived"
     monkeypatch.setattr(module, part, wrong)
     assert fate(claim(name).check) != "survived"
+
+
+@pytest.mark.parametrize(("name", "row", "wrong"), ROWS, ids=[f"{n}-{r}-{w.__name__}" for n, r, w in ROWS])
+def test_a_wrong_row_is_refuted(
+    name: str, row: str, wrong: Callable[..., Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = import_module(f"paper_checks.{name}").CLAIM
+    assert fate(claim.check) == "survived"
+    held = ESTIMATORS[row].__dict__
+    monkeypatch.setitem(held, "advantage", wrong)
+    for cached in CACHED:
+        monkeypatch.delitem(held, cached, raising=False)
+    found = fate(claim.check)
+    for cached in CACHED:  # what the wrong part left behind
+        held.pop(cached, None)
+    assert found != "survived"
 
 
 # A wrong judge, a wrong engine, other numbers
@@ -244,5 +271,5 @@ def test_published_wordings_have_their_fates() -> None:
     # Wrong: a wording that the computation confirms reported as refuted, or the other way round.
     fates = {name: fate(claim(name).as_worded) for name in NAMES if claim(name).as_worded is not None}
     confirmed = {name for name, found in fates.items() if found == "survived"}
-    assert confirmed == {"claim_rebel_is_two_sample_rloo"}
-    assert len(fates) == 8
+    assert confirmed == {"claim_rebel_is_two_sample_rloo", "claim_dpo_at_their_level"}
+    assert len(fates) == 9

@@ -28,9 +28,10 @@ class Subject(Protocol):
 class Outcome:
     """What became of a claim.
 
-    ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes, wrong with
-    probability at most ``error_probability``), MEASURED (exact on the listed problems), TESTED (by sampling; that is
-    the probability of a false alarm), REFUTED, or OPEN (a mutant survived, or a needed claim does not hold).
+    ``status``: holds, refuted or undecided.  ``evidence``: PROVED (identity for the listed shapes and ``group_sizes``,
+    wrong with probability at most ``error_probability``; every finding in exact numbers), MEASURED (on the listed
+    problems, in exact numbers or in floating point), TESTED (by sampling; that is the probability of a false alarm),
+    REFUTED, or OPEN (a mutant survived, or a needed claim does not hold).
     """
 
     label: str
@@ -46,6 +47,7 @@ class Outcome:
     needs: tuple[str, ...]
     wording: str = ""  # what a publication says, where the statement differs from it
     as_worded: str | None = None  # "confirmed", or "refuted on …"
+    group_sizes: tuple[int, ...] = ()  # every G at which the check formed groups; none: single responses
 
 
 @dataclass
@@ -55,11 +57,13 @@ class _Tally:
     count: int = 0
     failure: str = ""
     alpha: float = 0.0  # that any of the tests among the findings raised a false alarm
+    rounded: str = ""  # the first finding in floating point
 
     def add(self, findings: Iterable[Finding], where: str) -> None:
         for found in findings:
             self.count += found.numbers > 0
             self.alpha += found.alpha
+            self.rounded = self.rounded or ("" if found.exact else found.what)
             if not found.ok and not self.failure:
                 self.failure = f"{where}: {found.what}: {found.value}"
 
@@ -91,6 +95,10 @@ def _judged(claim: Claim, subjects: Sequence[Sequence[Any]], progress: Progress 
             tally.add(claim.check(subject), subject.name)
     if claim.example is not None:
         tally.add(claim.example(), "example")
+    beside = _Tally()
+    if claim.beside is not None:
+        beside.add(claim.beside(), "beside")
+    tally.failure = tally.failure or beside.failure
     mutants, measured = {}, [same_shape[0] for same_shape in subjects]
     for done, (name, mutant) in enumerate(claim.mutants.items()):
         _tick(progress, claim.label, len(subjects) + done, steps)
@@ -99,7 +107,7 @@ def _judged(claim: Claim, subjects: Sequence[Sequence[Any]], progress: Progress 
     as_worded = fate if fate is None else "confirmed" if fate == "survived" else f"refuted on {fate}"
     _tick(progress, claim.label, steps, steps)
     found = _outcome(claim, tally, mutants, len(subjects), time.perf_counter() - started)
-    return replace(found, wording=claim.wording, as_worded=as_worded)
+    return replace(found, wording=claim.wording, as_worded=as_worded, group_sizes=claim.group_sizes)
 
 
 def _tick(progress: Progress | None, label: str, done: int, steps: int) -> None:
@@ -127,12 +135,14 @@ def _outcome(claim: Claim, tally: _Tally, mutants: dict[str, str], shapes: int, 
             "OPEN",
             f"the check lets mutants pass: {', '.join(survivors) or 'none given'}",
         )
-    elif claim.algebraic:
+    elif claim.algebraic and not tally.rounded:
         status, evidence, why = HOLDS, "PROVED", f"identity in GF(2^61-1) at {POINTS} random points of each shape"
     elif tally.alpha:
         status, evidence, why = HOLDS, "TESTED", "not rejected; a false alarm at most with the probability stated"
+    elif claim.algebraic:
+        status, evidence, why = HOLDS, "MEASURED", f"rounded, so that nothing is proved: {tally.rounded}"
     else:
-        status, evidence, why = HOLDS, "MEASURED", "exact on every problem listed"
+        status, evidence, why = HOLDS, "MEASURED", "on every problem listed, exactly or but for rounding"
     return Outcome(
         label=claim.label,
         statement=claim.statement,

@@ -19,11 +19,13 @@ from tpg.claims.run import Outcome, Progress, run, settle
 from tpg.cli import render
 from tpg.cli.output import Destination, write
 
-HEADS = ("label", "status", "evidence", "shapes", "findings", "mutants", "error", "sec")
+HEADS = ("label", "status", "evidence", "G", "shapes", "findings", "mutants", "error", "sec")
 LEGEND = "Mutants: wrong versions that the check refuted, of all."
+GROUPS = "G: group sizes that the check forms; none where it takes responses one by one.  "
 CAVEAT = (
-    "PROVED is an identity for the listed shapes, wrong with at most the error stated; MEASURED holds on the problems "
-    "listed, TESTED stands on samples; none says which method to use: a biased gradient may well train better."
+    "PROVED is an identity for the listed shapes and group sizes, wrong with at most the error stated; MEASURED holds "
+    "on the problems listed, TESTED stands on samples; none of them says which method to use: a biased gradient "
+    "may well train better."
 )
 Done = Callable[[Outcome], None]
 Judge = Callable[[Claim, Progress], Outcome]
@@ -91,7 +93,7 @@ def _lines(total: int) -> tuple[Progress, Done]:
 
 def report(outcomes: Sequence[Outcome], shapes: str, elapsed: float) -> Iterator[RenderableType]:
     """The table, the counterexamples, and what all this does not say."""
-    yield render.table(HEADS, map(_row, outcomes), right=HEADS[3:])
+    yield render.table(HEADS, map(_row, outcomes), right=HEADS[4:])
     for outcome in outcomes:
         if outcome.status != "holds":
             yield ""
@@ -104,7 +106,8 @@ def report(outcomes: Sequence[Outcome], shapes: str, elapsed: float) -> Iterator
         yield render.pairs([[o.label, f"“{o.wording}”: {o.as_worded}"] for o in worded])
     yield ""
     yield Text(_summary(outcomes, elapsed))
-    yield Text(f"Shapes: {shapes}.  {LEGEND}", "dim")
+    grouped = GROUPS if any(outcome.group_sizes for outcome in outcomes) else ""
+    yield Text(f"Shapes: {shapes}.  {grouped}{LEGEND}", "dim")
     yield Text(CAVEAT)
 
 
@@ -115,12 +118,29 @@ def _row(outcome: Outcome) -> list[str | Text]:
         outcome.label,
         render.status(outcome.status),
         outcome.evidence,
+        sizes(outcome.group_sizes),
         str(outcome.shapes),
         str(outcome.findings),
         f"{refuted}/{len(outcome.mutants)}",
         "" if chance is None else render.bound(chance),
         render.seconds(outcome.seconds),
     ]
+
+
+def sizes(numbers: Sequence[int]) -> str:
+    """Group sizes in a column.
+
+    >>> sizes(()), sizes((2, 3)), sizes((2, 3, 4, 5, 8))
+    ('', '2, 3', '2–5, 8')
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(shown)
 
 
 def _summary(outcomes: Sequence[Outcome], elapsed: float) -> str:
