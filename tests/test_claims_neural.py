@@ -197,3 +197,12 @@ def test_claims_hold_on_a_gpu() -> None:
         pytest.skip("no CUDA device: run `pytest -m gpu` on a machine that has one")
     subjects = cases(replace(SMALL, device="cuda"))
     assert {run_on(claim, subjects).status for claim in neural.CLAIMS} == {"holds"}
+
+
+def test_what_an_engine_refuses_is_undecided_and_the_others_go_on() -> None:
+    def refuse(case: Case) -> Sequence[Finding]:
+        raise TooLarge("storing every score would need 1e+09 entries, the limit is 1e+08: use class collapse")
+
+    found = run_on(replace(CLAIMS["neural:trepo"], check=refuse), CASES[:1])
+    assert (found.status, found.evidence, found.group_sizes) == ("undecided", "OPEN", (1,))
+    assert found.why.startswith("storing every score would need")

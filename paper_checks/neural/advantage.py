@@ -6,7 +6,7 @@ from functools import partial
 
 from paper_checks import thm_advantage as theorem
 from paper_checks.common import PAPER, row
-from paper_checks.neural.common import unbiased
+from paper_checks.neural.common import GROUP, unbiased
 from tpg.claims import Claim
 from tpg.estimators import advantages, critics
 
@@ -22,4 +22,5 @@ CLAIM = Claim(
     },
     needs=("neural:trajectory-pg",),
     algebraic=False,
+    group_sizes=(GROUP,),
 )

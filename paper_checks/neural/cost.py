@@ -86,6 +86,7 @@ CLAIM = Claim(
         "GRPO generates more than GRPO": dearer("GRPO"),
     },
     algebraic=False,
+    group_sizes=(GROUP,),
     wording="token-level credit by Monte Carlo matches GRPO's memory, whatever is generated at once",
     as_worded=as_worded,
 )

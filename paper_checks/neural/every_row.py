@@ -65,4 +65,5 @@ CLAIM = Claim(
     },
     needs=("neural:exact-gradient",),
     algebraic=False,
+    group_sizes=(SMALL, GROUP),
 )

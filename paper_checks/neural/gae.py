@@ -68,4 +68,5 @@ CLAIM = Claim(
     },
     needs=("neural:advantage",),
     algebraic=False,
+    group_sizes=(ALONE,),
 )

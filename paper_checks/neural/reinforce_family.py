@@ -70,4 +70,5 @@ CLAIM = Claim(
     },
     needs=("neural:trajectory-pg",),
     algebraic=False,
+    group_sizes=(GROUP,),
 )

@@ -84,4 +84,5 @@ CLAIM = Claim(
     },
     needs=("neural:exact-gradient",),
     algebraic=False,
+    group_sizes=(GROUP,),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paper_checks import thm_trajectory_pg as theorem
 from paper_checks.common import PAPER, row
-from paper_checks.neural.common import all_of, near, unbiased
+from paper_checks.neural.common import GROUP, all_of, near, unbiased
 from tpg.claims import Claim, Finding
 from tpg.estimators import advantages
 from tpg.neural import exact
@@ -59,4 +59,5 @@ CLAIM = Claim(
     },
     needs=("neural:exact-gradient",),
     algebraic=False,
+    group_sizes=(GROUP,),
 )

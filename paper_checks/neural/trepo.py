@@ -76,4 +76,5 @@ CLAIM = Claim(
     },
     needs=("neural:advantage",),
     algebraic=False,
+    group_sizes=(ALONE,),
 )

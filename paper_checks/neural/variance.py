@@ -59,6 +59,7 @@ CLAIM = Claim(
     },
     needs=("neural:reinforce-family", "neural:advantage"),
     algebraic=False,
+    group_sizes=(GROUP,),
     wording="V(s) is a better baseline than a constant, and RLOO less noisy than REINFORCE",
     as_worded=folklore,
 )

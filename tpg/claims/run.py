@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from tpg.claims.cases import POINT_FIELD, cases
 from tpg.claims.record import Check, Claim, Finding
+from tpg.errors import TooLarge
 from tpg.numbers import MERSENNE_61, RATIONAL
 
 HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "undecided"
@@ -81,8 +82,15 @@ def run(claim: Claim, quick: bool = False, seed: int = 0, progress: Progress | N
 
 
 def run_on(claim: Claim, subjects: Sequence[Subject], progress: Progress | None = None) -> Outcome:
-    """Check ``claim`` on the ``subjects`` given (its check knows what they are), then every mutant on them."""
-    return _judged(replace(claim, algebraic=False), [[subject] for subject in subjects], progress)
+    """Check ``claim`` on the ``subjects`` given (its check knows what they are), then every mutant on them.
+
+    Undecided where an engine refuses one of them as too large.
+    """
+    try:
+        return _judged(replace(claim, algebraic=False), [[subject] for subject in subjects], progress)
+    except TooLarge as refusal:
+        nothing = _outcome(claim, _Tally(), {}, len(subjects), 0.0)
+        return replace(nothing, why=str(refusal), wording=claim.wording, group_sizes=claim.group_sizes)
 
 
 def _judged(claim: Claim, subjects: Sequence[Sequence[Any]], progress: Progress | None) -> Outcome:
