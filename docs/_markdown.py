@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-LABEL = re.compile(r"(?<![\w:-])(?:lem|thm|prop|alg|claim|neural):[a-z0-9]+(?:-[a-z0-9]+)*")
+from tpg.figures.shown import LABEL
 
 
 def prose(text: str) -> str:

@@ -10,10 +10,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from _markdown import LABEL, anchor, link, page, prose, table
+from _markdown import anchor, link, page, prose, table
 
 from tpg.claims import Claim
 from tpg.errors import TpgError
+from tpg.figures.shown import LABEL, Shown, said, shown, told
 
 NAMED = re.compile(  # by label, by the module of that name, or as module.CLAIM
     rf"{LABEL.pattern}|\b(?:lem|thm|prop|alg|claim)_\w+|\b\w+(?=\.CLAIM\b)"
@@ -37,13 +38,13 @@ class Unresolved(list[str]):
 
 @dataclass(frozen=True)
 class Links:
-    """A claim and what belongs to it: its file, tests by file, figures as (name, caption), notebooks."""
+    """A claim and what belongs to it: its file, tests by file, what shows it, captions of figures chiefly about it."""
 
     claim: Claim
     file: str
     tests: Mapping[str, Sequence[str]]
-    figures: Sequence[tuple[str, str]]
-    notebooks: Sequence[str]
+    shown: Shown
+    captions: Mapping[str, str]
 
     @property
     def kind(self) -> int:
@@ -56,8 +57,12 @@ def links_of(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> Iter
     tests = [Tests(path) for path in sorted(root.glob("tests/test_*.py"))]
     there = {(test.stem, name) for test in tests for name in test.functions}
     wrong += [f"the test of every claim, {'.py::'.join(test)}" for test in (EVERY, ON_NETWORKS) if test not in there]
-    figures = [(path.stem, *figure(path, claims, wrong)) for path in sorted(root.glob("figures/[!_]*.py"))]
-    notebooks = {path.stem: _told(path) for path in sorted(root.glob("notebooks/*.ipynb"))}
+    figures = {path.stem: figure(path, claims, wrong) for path in sorted(root.glob("figures/[!_]*.py"))}
+    for path in sorted(root.glob("notebooks/*.ipynb")):
+        named = told(path)
+        wrong += [f"{label!r}, one of Claims of notebooks/{path.name}" for label in named or () if label not in claims]
+        wrong += [f'the line "Claims: …" in the first cell of notebooks/{path.name}'] * (named is None)
+    every = shown(root)
     for claim in claims.values():
         file = file_of(claim.label)
         wrong += [f"the file of {claim.label}, {file}"] * (not _holds(root, file, claim))
@@ -66,8 +71,8 @@ def links_of(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> Iter
             claim,
             file,
             {test.stem: found for test in tests if (found := test.naming(claim.label, Path(file).stem))},
-            [(name, caption) for name, label, caption in figures if label == claim.label],
-            [name for name, told in notebooks.items() if told & {claim.label, first_word(claim.label)}],
+            every.get(claim.label, Shown()),
+            {name: caption for name, (labels, caption) in figures.items() if claim.label in labels[:1]},
         )
 
 
@@ -83,27 +88,14 @@ def _holds(root: Path, file: str, claim: Claim) -> bool:
     return import_module(file.removesuffix(".py").replace("/", ".")).CLAIM.label == claim.label
 
 
-def figure(path: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> tuple[str, str]:
-    """``CLAIM`` and ``CAPTION`` of a figure file, which is read and not run: drawing needs matplotlib."""
-    said: dict[str, str] = {}
-    for line in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
-            said |= {name.id: line.value.value for name in line.targets if isinstance(name, ast.Name)}
-    label, caption = said.get("CLAIM", ""), said.get("CAPTION", "")
-    wrong += [f"CLAIM {label!r} of figures/{path.name}"] * (label not in claims)
+def figure(path: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> tuple[tuple[str, ...], str]:
+    """``CLAIMS`` and ``CAPTION`` of a figure file."""
+    labels, caption = said(path)
+    wrong += [f"{label!r}, one of CLAIMS of figures/{path.name}" for label in labels if label not in claims]
+    wrong += [f"CLAIMS of figures/{path.name}, to be a plain tuple of labels"] * (not labels)
     wrong += [f"CAPTION of figures/{path.name}, to be a plain string"] * (not caption)
     wrong += [f"the picture of figures/{path.name}"] * (not path.with_suffix(".png").exists())
-    return label, caption
-
-
-def _told(notebook: Path) -> set[str]:
-    """What a notebook is about: the labels in it, and the words of its file name."""
-    return {*LABEL.findall(notebook.read_text(encoding="utf-8")), *notebook.stem.split("_")}
-
-
-def first_word(label: str) -> str:
-    """By which the file name of a notebook may name a claim: gamma of prop:gamma-weight; none for one on networks."""
-    return label if label.startswith("neural:") else re.split("[:-]", label)[1]
+    return labels, caption
 
 
 class Tests:
@@ -153,7 +145,10 @@ def stray_labels(root: Path, claims: Mapping[str, Claim], wrong: Unresolved) -> 
 def map_page(links: Sequence[Links]) -> str:
     """One section per claim: the paper's statements and ours, then what other publications claim."""
     heads = ("label", "statement", "figures", "notebooks")
-    short = [(link(x.claim.label), prose(x.claim.statement), *map(_count, (x.figures, x.notebooks))) for x in links]
+    short = [
+        (link(x.claim.label), prose(x.claim.statement), _count(x.shown.figures), _count(x.shown.notebooks))
+        for x in links
+    ]
     of = [[map_section(x) for x in links if x.kind == kind] for kind in range(3)]
     return page(
         "# Paper map",
@@ -161,8 +156,8 @@ def map_page(links: Sequence[Links]) -> str:
         "`tpg verify LABEL` says it, `tpg report` says all of them.",
         f"`{EVERY[0]}.py::{EVERY[1]}` runs every claim and all its mutants, `{ON_NETWORKS[0]}.py::{ON_NETWORKS[1]}` "
         "those on a transformer, but for the two that take seconds and have tests of their own; the tests below name "
-        "the claim besides. A notebook is listed if it holds the label, or if its file name holds the label's first "
-        "word.",
+        "the claim besides. A figure is shown at the claim that its file names first, and linked from the others it "
+        "names; a notebook is listed if its first cell names the claim.",
         table(heads, short),
         "## The paper's statements, and ours",
         *of[0],
@@ -178,6 +173,11 @@ def _count(found: Sequence[Any]) -> str:
     return str(len(found) or "")
 
 
+def place(figure: str) -> str:
+    """The picture as the target of links."""
+    return f"figure-{figure.replace('_', '-')}"
+
+
 def map_section(found: Links) -> str:
     """All there is about one claim."""
     claim = found.claim
@@ -190,7 +190,8 @@ def map_section(found: Links) -> str:
         "File": f"`{found.file}`",
         "Must refute": prose("; ".join(claim.mutants)),
         "Tests": "; ".join(tests) or "those of every claim",
-        "Notebooks": ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in found.notebooks),
+        "Notebooks": ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in found.shown.notebooks),
+        "Figures": ", ".join(f"[{name}](#{place(name)})" for name in found.shown.figures),
     }
     return "\n\n".join(
         [
@@ -198,8 +199,8 @@ def map_section(found: Links) -> str:
             prose(claim.statement),
             "\n".join(f"- {name}: {text}" for name, text in lines.items() if text),
             *(
-                f"![figure {name}](figures/{name}.png)\n\n`figures/{name}.py`: {prose(said)}"
-                for name, said in found.figures
+                f"({place(name)})=\n![figure {name}](figures/{name}.png)\n\n`figures/{name}.py`: {prose(caption)}"
+                for name, caption in found.captions.items()
             ),
         ]
     )

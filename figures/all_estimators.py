@@ -14,7 +14,7 @@ from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:reinforce-family"
+CLAIMS = ("prop:reinforce-family", "thm:trajectory-pg", "thm:advantage", "claim:on-policy-they-are-one")
 CAPTION = (
     "Every row of the table on two prompts with rewards 0, 1 and 3, unequal lengths and a reference policy, G = 4, γ "
     "= 1.  Left: every row that declares a multiple of g, REINFORCE, RLOO and ReMax among them, has exactly the "

@@ -17,7 +17,12 @@ from tpg.problem import zoo
 from tpg.problem.problem import Problem
 from tpg.rollouts import greedy
 
-CLAIM = "prop:optimal-baseline"
+CLAIMS = (
+    "prop:optimal-baseline",
+    "claim:one-baseline-for-all-tokens",
+    "claim:mean-does-not-change-variance",
+    "claim:remax-against-no-baseline",
+)
 CAPTION = (
     "Exact variance at G = 8 over that of the joint optimum b*(s) = E[R S·Z | s] / E[‖S‖² | s], on ten problems.  "
     "Every fixed baseline b costs Σ_t E[(b_t − b*_t)² ‖S_t‖²] / G more (checked in rationals).  Tabular policies: "

@@ -20,7 +20,7 @@ from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:group-mean"
+CLAIMS = ("prop:group-mean", "prop:reinforce-family", "claim:dr-grpo-unbiased")
 CAPTION = (
     "On two prompts with three reward values and unequal lengths: leave-one-out and single-sample baselines have "
     "E ĝ = g at every group size G; the group mean falls short by exactly 1/G (Dr. GRPO by a further constant) and "

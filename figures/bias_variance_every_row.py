@@ -24,7 +24,7 @@ from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 from tpg.problem.zoo import response_rewards, simplex
 
-CLAIM = "prop:group-mean"
+CLAIMS = ("prop:group-mean", "prop:reinforce-family")
 CAPTION = (
     "Every row of the table on two prompts with rewards 0, 1 and 3 earned along the way, unequal lengths, γ = 9/10 and "
     "a reference policy; rows that read a ratio (italics): on responses of an older policy.  More responses mend "

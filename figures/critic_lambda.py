@@ -20,7 +20,7 @@ from tpg.problem import zoo
 from tpg.problem.problem import Problem
 from tpg.rollouts import responses
 
-CLAIM = "prop:gae-pathwise"
+CLAIMS = ("prop:gae-pathwise", "prop:modelling-power")
 CAPTION = (
     "GAE(λ), γ = 1, on two prompts with dense token rewards and unequal lengths.  With an exact critic E ĝ = g for "
     "every λ, it makes no difference on any path whether the rewards are paid token by token or all on the last one, "

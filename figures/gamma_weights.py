@@ -12,7 +12,7 @@ from tpg.estimators.parts import apply
 from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 from tpg.rollouts import Rollouts
 
-CLAIM = "prop:gamma-weight"
+CLAIMS = ("prop:gamma-weight",)
 CAPTION = (
     "With γ < 1 and the reward on the last token, the usual credit γ^{L−t} R weights token t by (1/γ)^{t−1} against "
     "the first; keeping the factor γ^{t−1} makes all tokens equal."

@@ -17,7 +17,7 @@ from tpg.numbers import FLOAT64
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:kl-table"
+CLAIMS = ("prop:kl-table", "claim:k3-forward-kl", "claim:k3-unbiased-kl", "claim:k1-reward-equals-k2-loss")
 CAPTION = (
     "How far −E ĝ/β of each placement is from four KL gradients: |−E ĝ/β − d| / |d|, and the cosine below.  On-policy "
     "every placement but three follows exactly one of them: k2, its straight-through form and k3 × ratio the reverse "

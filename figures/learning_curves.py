@@ -18,7 +18,7 @@ from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "claim:more-rollouts-pay"
+CLAIMS = ("claim:more-rollouts-pay",)
 CAPTION = (
     "Distance of the exact J to the best reward against generated tokens, 4 responses per prompt and update, 60 "
     "updates, each from a batch of its own (PPO is GAE then); lines and bands: median and quartiles of 64 runs; "

@@ -20,7 +20,7 @@ from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 from tpg.problem.zoo import response_rewards
 
-CLAIM = "prop:length"
+CLAIMS = ("prop:length", "claim:dr-grpo-unbiased")
 CAPTION = (
     "One prompt, at most 3 tokens, reward 1 if token 1 occurs (middle: and so much per token), group-mean credits: "
     "dividing by |o| turns the gradient wherever lengths vary, also where reward and length are uncorrelated, by an "

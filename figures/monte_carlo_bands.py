@@ -20,7 +20,7 @@ from tpg.problem.problem import Problem
 from tpg.rollouts import Responses, every
 from tpg.rollouts import draw as sampled
 
-CLAIM = "thm:trajectory-pg"
+CLAIMS = ("thm:trajectory-pg", "thm:advantage", "prop:reinforce-family")
 CAPTION = (
     "Running mean and variance of ĝ along g (in units of |g|, |g|²) over sampled groups of 4 per prompt, five runs on "
     "three-valued, against exact values ± 3 exact standard errors (shaded; none is estimated): the mean settles on 1, "

@@ -26,7 +26,7 @@ from tpg.problem.problem import Problem
 from tpg.problem.tree import expect
 from tpg.rollouts import Responses
 
-CLAIM = "thm:trajectory-pg"
+CLAIMS = ("thm:trajectory-pg",)
 CAPTION = (
     "Every row of the table, one run each, on two prompts with rewards 0, 1 and 3 earned along the way, unequal "
     "lengths, γ = 9/10 and a reference policy; rows that read a ratio (italics): on responses of an older policy.  "

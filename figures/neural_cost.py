@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 
-CLAIM = "neural:cost"
+CLAIMS = ("neural:cost",)
 CAPTION = (
     "One update of a small transformer, a group of responses to each prompt, every number counted on the update "
     "itself.  While it trains, TRePO (both readings, at two random anchors) and VinePPO hold byte for byte what GRPO "

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 
-CLAIM = "neural:exact-gradient"
+CLAIMS = ("neural:exact-gradient",)
 CAPTION = (
     "The exact gradient of a transformer (two layers of width 64, float64) costs what its Σ V^t ≈ V^(T−1) prefixes "
     "cost, whatever V and T: from a thousand on, seconds follow the dotted line of slope 1.  Differentiating every "

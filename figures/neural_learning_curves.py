@@ -22,7 +22,7 @@ from tpg.neural.task import Task
 from tpg.neural.train import ascend, ascend_exactly
 from tpg.problem.problem import Problem
 
-CLAIM = "neural:trajectory-pg"
+CLAIMS = ("neural:cost",)
 CAPTION = (
     "A transformer of 3,408 parameters learns, J exact after every update: lines are medians and bands all of 5 runs, "
     "dotted is ascent along the exact g.  Every estimator gets the rate that gives it the expected first-order gain "

@@ -20,7 +20,7 @@ from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:off-policy"
+CLAIMS = ("prop:off-policy", "prop:off-policy-cut", "claim:token-surrogate-first-order")
 CAPTION = (
     "Leave-one-out credits, G = 8, responses of the mixture (1−ε)π + ε·another policy at every prefix; each curve "
     "runs from ε = 0 (star) through the marks to ε = 0.5.  The ratio of the whole response is the only one without "

@@ -18,7 +18,15 @@ from tpg.numbers import FLOAT64, Array
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "prop:noncausal-redistribution"
+CLAIMS = (
+    "prop:noncausal-redistribution",
+    "claim:gae-of-any-redistribution",
+    "claim:delta-telescopes",
+    "claim:abc-keeps-the-optimum",
+    "claim:pure-min-form",
+    "claim:prime-potential",
+    "claim:pav-prover",
+)
 CAPTION = (
     "Dense rewards with three returns, two prompts, rewards 0, 1 and 3, unequal lengths, G = 8.  Where the dense "
     "reward of a token is a function of the prefix up to it, full sum, reward-to-go and GAE with the reward's own "

@@ -18,7 +18,7 @@ from tpg.numbers import FLOAT64
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 
-CLAIM = "prop:sigma"
+CLAIMS = ("prop:sigma", "claim:grpo-rate", "claim:sigma-one-constant")
 CAPTION = (
     "Rewards 0 and 1: dividing by the group's σ multiplies the gradient of a prompt by h'_G(p) (lines: closed form, "
     "markers: exact engine), constant in the success probability p for G ≤ 3 and never below 1; from G = 4 on it is "

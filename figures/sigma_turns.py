@@ -18,7 +18,7 @@ from tpg.numbers import FLOAT64
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 
-CLAIM = "prop:sigma-turns"
+CLAIMS = ("prop:sigma-turns",)
 CAPTION = (
     "One prompt, one token, rewards 0, m and 1 (σ with G − 1 and ε = 10⁻⁶, sum over tokens, so no effect of length): "
     "as soon as the middle value m leaves 0 or 1, E ĝ of the z-score has curl, so it is the gradient of no objective, "

@@ -20,7 +20,7 @@ from tpg.problem.tree import grow
 from tpg.problem.zoo import response_rewards
 from tpg.rollouts import every
 
-CLAIM = "prop:silent-group"
+CLAIMS = ("prop:silent-group", "claim:silent-batch-still-trains")
 CAPTION = (
     "Left: a group is silent with probability p^G + (1−p)^G (lines; dots: every group counted, up to G = 8).  Right: "
     "given that all G responses fail, group-relative credits are 0, while M_t − M_{t−1} keeps, whatever G, p/(1−p) of "

@@ -23,7 +23,15 @@ from tpg.numbers import FLOAT64
 from tpg.problem import zoo
 from tpg.problem.problem import Problem
 
-CLAIM = "alg:trepo"
+CLAIMS = (
+    "alg:trepo",
+    "prop:trepo-interpolation",
+    "prop:trepo-advantage-interpolation",
+    "prop:trepo-value-interpolation",
+    "prop:trepo-block",
+    "prop:trepo-inverse-probability",
+    "claim:more-rollouts-pay",
+)
 CAPTION = (
     "Every position is an anchor with chance ρ.  Interpolated advantages (a) follow ρ g, no more than the anchors "
     "alone do (weighted by 1/ρ: reading d), and for every ρ < 1 with more noise; interpolated values (b) are turned "

@@ -13,7 +13,7 @@ from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 from tpg.moments.split import Split
 from tpg.problem import zoo
 
-CLAIM = "thm:advantage"
+CLAIMS = ("thm:advantage", "prop:optimal-baseline")
 CAPTION = (
     "Parts of the variance by the law of total variance, over |scale·g|², G = 8.  Expected returns M_t, with a "
     "baseline (M_t − M_{t−1}) or without, have no continuation part at all; the state part is the same for every row "

@@ -23,7 +23,7 @@ from tpg.problem import zoo
 from tpg.problem.problem import Problem, make
 from tpg.problem.tree import grow
 
-CLAIM = "claim:more-rollouts-pay"
+CLAIMS = ("claim:more-rollouts-pay", "prop:rollout-cost")
 CAPTION = (
     "Telescoped blocks at fixed anchors, each value the mean of the best number K of fresh continuations, against "
     "RLOO at large G; five random policies (lines: geometric mean, bars: smallest and largest), two tokens, RM = "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from tpg.claims import registry
 from tpg.cli.main import main
 from tpg.errors import TpgError
 from tpg.estimators.table import ESTIMATORS
+from tpg.figures.shown import Shown, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -147,9 +149,11 @@ def test_every_name_of_the_paper_map_leads_somewhere(pages: dict[str, Any]) -> N
     linked = set(LINK.findall(text))
     assert {name for name in linked if not (DOCS / "generated" / name).resolve().exists()} <= set(pages)
     assert linked - set(pages) == {"../transformer.md"}
-    assert {name for name in linked if name.startswith("figures/")} == {n for n in pages if n.startswith("figures/")}
+    drawn = {name for name in pages if name.startswith("figures/")}
+    assert {name for name in linked if name.startswith("figures/")} == drawn
     named = re.findall(r"`((?:paper_checks|figures)/[\w/]+\.py)`", text)
-    assert len(named) == len(targets) + len([n for n in pages if n.startswith("figures/")])
+    assert len(named) == len(targets)  # claims, and each picture once
+    assert len([target for target in targets if target.startswith("figure-")]) == len(drawn)
     assert [file for file in named if not (ROOT / file).exists()] == []
 
 
@@ -181,14 +185,19 @@ def test_tests_name_claims_directly_or_by_a_name_bound_to_them(generate: ModuleT
     assert found.naming("neural:cost", "cost") == ["test_of_a_network"]
 
 
-def test_notebooks_belong_to_the_claims_they_name(generate: ModuleType, tmp_path: Path) -> None:
-    notebook = tmp_path / "02_gamma_and_more.ipynb"
-    notebook.write_text('{"cells": ["see prop:sigma-turns and neural:cost."]}')
-    room = sys.modules["_paper_map"]
-    told = room._told(notebook)
-    assert {"prop:sigma-turns", "neural:cost", room.first_word("prop:gamma-weight")} <= told
-    assert "prop:sigma" not in told
-    assert room.first_word("neural:gamma") not in told
+def told(text: str) -> str:
+    """A notebook of one cell."""
+    return json.dumps({"cells": [{"cell_type": "markdown", "source": [text]}]})
+
+
+def test_figures_and_notebooks_are_at_the_claims_they_name(pages: dict[str, Any]) -> None:
+    text = pages["paper_map.md"]
+    shown_at = shown(ROOT)
+    for label in (*registry.load(), *registry.load(registry.NEURAL)):
+        section = text[text.index(f"\n### {label}\n") :].split("\n### ")[1]
+        figures = re.findall(r"\[(\w+)\]\(#figure-[\w-]+\)", section)
+        notebooks = re.findall(r"\[(\w+)\]\(notebooks/\w+\.ipynb\)", section)
+        assert Shown(tuple(figures), tuple(notebooks)) == shown_at.get(label, Shown())
 
 
 def test_claims_on_networks_are_on_the_map_with_file_and_notebook(pages: dict[str, Any]) -> None:
@@ -216,11 +225,14 @@ def test_without_torch_the_remedy_is_said(generate: ModuleType, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("figures/new.py", "CLAIM = 'prop:nowhere'\nCAPTION = 'x.'", "CLAIM 'prop:nowhere' of figures/new.py"),
-        ("figures/new.py", "CLAIM = 'prop:length'\nCAPTION = str(1)", "CAPTION of figures/new.py, to be a plain"),
-        ("figures/new.py", "CLAIM = 'prop:length'\nCAPTION = 'x.'", "the picture of figures/new.py"),
+        ("figures/new.py", "CLAIMS = ('prop:nowhere',)", "'prop:nowhere', one of CLAIMS of figures/new.py"),
+        ("figures/new.py", "CLAIMS = 'prop:length'\nCAPTION = 'x.'", "CLAIMS of figures/new.py, to be a plain tuple"),
+        ("figures/new.py", "CLAIMS = ('prop:length',)\nCAPTION = str(1)", "CAPTION of figures/new.py, to be a plain"),
+        ("figures/new.py", "CLAIMS = ('prop:length',)\nCAPTION = 'x.'", "the picture of figures/new.py"),
         ("figures/new.py", "'''After thm:nowhere.'''", "thm:nowhere in figures/new.py"),
-        ("notebooks/new.ipynb", '{"cells": ["lem:nowhere"]}', "lem:nowhere in notebooks/new.ipynb"),
+        ("notebooks/new.ipynb", told("See lem:nowhere."), "lem:nowhere in notebooks/new.ipynb"),
+        ("notebooks/new.ipynb", told("Claims: `no`."), "'no', one of Claims of notebooks/new.ipynb"),
+        ("notebooks/new.ipynb", told("Nothing."), 'the line "Claims: …" in the first cell of notebooks/new.ipynb'),
         ("docs/new.md", "claim:no-where.", "claim:no-where in docs/new.md"),
         ("tpg/new.py", "# (alg:nowhere)", "alg:nowhere in tpg/new.py"),
         ("docs/new.md", "neural:nowhere.", "neural:nowhere in docs/new.md"),

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tpg.claims import registry
 from tpg.cli.main import main
 from tpg.errors import TpgError
 from tpg.figures import run, style
+from tpg.figures.shown import LABEL, Shown, said, shown, told
 
 FOLDER = Path(__file__).resolve().parents[1] / "figures"
 SOURCES = list(run.sources(FOLDER))
 MODEL = FOLDER / "gamma_weights.py"
-LABEL = re.compile(r"(lem|thm|prop|alg|claim|neural):[\w-]+")
 SMALL_PICTURE, SMALL_DATA = 300_000, 100_000  # bytes
 Call = Callable[..., tuple[int, str, str]]
 
@@ -55,7 +56,9 @@ def test_every_figure_computes_and_draws(source: Path, tmp_path: Path) -> None:
     module = run.load(source)
     data = json.loads(json.dumps(run.rounded(module.compute(True)), allow_nan=False))
     style.save(module.draw(data), tmp_path / "drawn.png")
-    assert LABEL.fullmatch(module.CLAIM)
+    assert all(LABEL.fullmatch(label) for label in module.CLAIMS)
+    assert len(set(module.CLAIMS)) == len(module.CLAIMS) > 0
+    assert said(source) == (module.CLAIMS, module.CAPTION)  # read as it runs
     assert module.CAPTION.endswith(".")
     assert (tmp_path / "drawn.png").stat().st_size < SMALL_PICTURE
 
@@ -72,6 +75,88 @@ def test_data_and_pictures_of_every_figure_are_committed(source: Path) -> None:
 
 def committed(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+# What shows a claim
+
+
+KNOWN = [*registry.load(), *registry.load(registry.NEURAL)]
+OF_THE_PAPER = [label for label in KNOWN if label.partition(":")[0] in ("lem", "thm", "prop", "alg")]
+SHOWN_NOWHERE = {"prop:count-rules": "a dozen rules with a formula each; that of σ alone is drawn, at prop:sigma"}
+
+
+def false_labels(found: Mapping[str, Shown], known: Iterable[str] = KNOWN) -> set[str]:
+    return set(found) - set(known)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Two figures and a notebook beside each other."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    for name, claims in {"a": "('prop:length', 'lem:baseline')", "b": "('lem:baseline',)"}.items():
+        (tmp_path / f"figures/{name}.py").write_text(f"CLAIMS, OTHER = {claims}, 1\nCLAIMS = {claims}\nCAPTION = 'x.'")
+        (tmp_path / f"figures/{name}.png").touch()
+    text = "# A title\n\nClaims: `prop:length`,\n`neural:cost`.\n\nSee `lem:baseline`."
+    tell(tmp_path / "notebooks/05_gamma.ipynb", text)
+    return tmp_path
+
+
+def tell(notebook: Path, text: str, kind: str = "markdown") -> None:
+    cells = [{"cell_type": kind, "source": text.splitlines(keepends=True)}]
+    notebook.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+def test_every_label_that_a_figure_or_a_notebook_names_is_claimed() -> None:
+    assert false_labels(shown(FOLDER.parent)) == set()
+
+
+def test_every_statement_of_the_paper_is_shown_somewhere() -> None:
+    found = shown(FOLDER.parent)
+    assert {label for label in OF_THE_PAPER if label not in found} == set(SHOWN_NOWHERE)
+
+
+@pytest.mark.parametrize("notebook", sorted(FOLDER.parent.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_every_notebook_says_what_it_shows(notebook: Path) -> None:
+    labels = told(notebook)
+    assert labels is not None
+    assert len(set(labels)) == len(labels)
+
+
+def test_figures_chiefly_about_a_claim_come_first_and_file_names_say_nothing(checkout: Path) -> None:
+    assert shown(checkout) == {
+        "lem:baseline": Shown(("b", "a")),
+        "prop:length": Shown(("a",), ("05_gamma",)),
+        "neural:cost": Shown((), ("05_gamma",)),
+    }
+    (checkout / "figures/b.png").unlink()
+    assert shown(checkout)["lem:baseline"] == Shown(("a",))  # what is not drawn is not shown
+
+
+@pytest.mark.parametrize("label", ["prop:nowhere", "prop:Length", "length"])
+def test_a_false_label_is_found(label: str, checkout: Path) -> None:
+    assert false_labels(shown(checkout)) == set()
+    tell(checkout / "notebooks/06_more.ipynb", f"Claims: `prop:length`, `{label}`.")
+    assert false_labels(shown(checkout)) == {label}
+    (checkout / "notebooks/06_more.ipynb").unlink()
+    (checkout / "figures/b.py").write_text(f"CLAIMS = ('prop:length', '{label}')", encoding="utf-8")
+    assert false_labels(shown(checkout)) == {label}
+
+
+def test_a_notebook_that_says_nothing_is_not_one_that_shows_nothing(tmp_path: Path) -> None:
+    notebook = tmp_path / "x.ipynb"
+    for text, labels in {"Claims: none.": (), "About `prop:length`.": None, "More claims: `prop:length`": None}.items():
+        tell(notebook, text)
+        assert told(notebook) == labels
+    tell(notebook, "Claims: `prop:length`", kind="code")
+    assert told(notebook) is None
+
+
+def test_what_is_not_plain_is_not_read(tmp_path: Path) -> None:
+    figure = tmp_path / "x.py"
+    for text in ("CLAIMS = 'prop:length'", "CLAIMS = (name,)", "CLAIMS = ('prop:length', 1)", "CLAIMS = tuple('a')"):
+        figure.write_text(text + "\nCAPTION = str(1)", encoding="utf-8")
+        assert said(figure) == ((), "")
 
 
 # What the captions say, in the committed data
@@ -217,6 +302,7 @@ def test_changed_data_are_found_and_named(tpg_figures: Call, copied: Path) -> No
     code, out, _ = tpg_figures("--check", *place, "--json", "-")
     assert code == 1
     assert [made["differs"] for made in json.loads(out)] == [[data.name]]
+    assert [made["claims"] for made in json.loads(out)] == [["prop:gamma-weight"]]
 
 
 def test_missing_files_differ(tpg_figures: Call, copied: Path) -> None:
@@ -255,9 +341,18 @@ def test_bad_input_is_one_line(args: tuple[str, ...], message: str, tpg_figures:
 def test_a_figure_without_a_caption_is_refused(copied: Path) -> None:
     source = copied / MODEL.name
     source.write_text(source.read_text(encoding="utf-8").replace("CAPTION =", "WORDS ="), encoding="utf-8")
-    with pytest.raises(TpgError, match=r"gamma_weights\.py lacks CAPTION: a figure has CLAIM, CAPTION, compute"):
+    with pytest.raises(TpgError, match=r"gamma_weights\.py lacks CAPTION: a figure has CLAIMS, CAPTION, compute"):
         run.make(source, copied)
     assert names(copied) == {MODEL.name}
+
+
+@pytest.mark.parametrize("claims", ["'prop:length'", "()"])
+def test_claims_are_a_tuple_of_labels(claims: str, copied: Path) -> None:
+    source = copied / MODEL.name
+    text = re.sub(r"^CLAIMS = .*$", f"CLAIMS = {claims}", source.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    source.write_text(text, encoding="utf-8")
+    with pytest.raises(TpgError, match=r"gamma_weights\.py has CLAIMS = .*: needed a tuple of one label or more"):
+        run.load(source)
 
 
 def test_files_that_begin_with_an_underscore_are_no_figures(copied: Path) -> None:
@@ -276,7 +371,7 @@ def test_numbers_keep_ten_digits() -> None:
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     # Wrong: NaN in a .json file, which no other program reads, or half a file in its place.
     source = tmp_path / "bad.py"
-    lines = ("CLAIM, CAPTION = 'lem:x', 'x.'", "def compute(smoke): return {'x': float('nan')}", "draw = compute")
+    lines = ("CLAIMS, CAPTION = ('lem:x',), 'x.'", "def compute(smoke): return {'x': float('nan')}", "draw = compute")
     source.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ValueError, match="not JSON compliant"):
         run.make(source, tmp_path)

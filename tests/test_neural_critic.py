@@ -249,7 +249,7 @@ def test_a_critic_that_sees_the_wrong_prefix_is_caught(fitted: dict[int, GPT], t
     [
         ({"steps": 0}, "steps=0, responses=64, rate=0.01 given: needed 1 step of 1 response and a positive rate"),
         ({"rate": math.nan}, "rate=nan given"),
-        ({"task": replace(TASK, horizon=3)}, r"\(4, 4, 2\) given, the task has \(4, 3, 2\): make both of the same sizes"),
+        ({"task": replace(TASK, horizon=3)}, r"\(4, 4, 2\) given, the task has \(4, 3, 2\): make both of the same"),
     ],
 )
 def test_refusals_to_train(policy: GPT, change: dict[str, Any], message: str) -> None:

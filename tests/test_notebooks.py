@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ pytest.importorskip("ipykernel", reason="the notebooks need a kernel: pip instal
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
 MAX_BYTES = 400_000
-SECONDS_PER_CELL = 120
+SECONDS = 60  # for a whole notebook, from the start of its kernel; a cell may take all that is left
 ASSERT = re.compile(r"^\s*assert\b", re.MULTILINE)
 # Written so that it does not match itself.
 ABSOLUTE = re.compile(r"(?<![\w.~/-])[/](?:home|root|tmp|work|usr|opt|var|mnt|srv|Users|private)[/]|\b[A-Z]:\\\w")
@@ -33,17 +34,18 @@ def read(path: Path) -> Book:
     return nbformat.read(path, as_version=4)
 
 
-def run(book: Book) -> Book:
-    """The notebook with fresh outputs; CellExecutionError where a cell raises."""
-    fresh = copy.deepcopy(book)
+def run(book: Book, seconds: float = SECONDS) -> Book:
+    """The notebook with fresh outputs; CellExecutionError where a cell raises, CellTimeoutError after ``seconds``."""
+    fresh, deadline = copy.deepcopy(book), time.monotonic() + seconds
     client = nbclient.NotebookClient(
         fresh,
-        timeout=SECONDS_PER_CELL,
+        timeout_func=lambda cell: max(0.1, deadline - time.monotonic()),
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(FOLDER)}},
     )
     client.execute()
+    assert time.monotonic() < deadline, f"a notebook takes less than {seconds} seconds"
     return fresh
 
 
@@ -122,6 +124,13 @@ def test_a_false_assert_in_a_copy_fails(story: Book) -> None:
     book.cells[-1].source += "\nassert found['own token reward only'] == gradient"  # the story told wrong
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="AssertionError"):
         run(book)
+
+
+def test_a_notebook_that_takes_too_long_is_stopped(story: Book) -> None:
+    book = copy.deepcopy(story)
+    book.cells = [nbformat.v4.new_code_cell("import time; time.sleep(2)") for _ in range(8)]  # none alone is too long
+    with pytest.raises(nbclient.exceptions.CellTimeoutError, match="A cell timed out"):
+        run(book, seconds=5)
 
 
 def ends_in_words(book: Book) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -18,6 +19,7 @@ from tpg.claims.run import Outcome
 from tpg.cli.listing import estimators
 from tpg.cli.main import main
 from tpg.figures import run as gallery
+from tpg.figures.shown import Shown, shown
 from tpg.report.page import Picture, page, pictures
 
 BROWSER = next(
@@ -51,7 +53,9 @@ def outcome(label: str, status: str = "holds", **more: object) -> Outcome:
 OUTCOMES = [
     outcome("prop:b-first"),
     outcome("prop:a-second", "refuted", wording="it <is>", as_worded="refuted on x"),
-    outcome("prop:length", wording="fine", as_worded="confirmed"),
+    outcome(
+        "prop:length", wording="fine", as_worded="confirmed", needs=("prop:b-first", "prop:far"), group_sizes=(2, 3)
+    ),
 ]
 NETWORKS = [outcome("neural:length", evidence="TESTED"), outcome("neural:cost")]
 TRUE = Claim(
@@ -62,12 +66,21 @@ TRUE = Claim(
     lambda p: [Finding("1 = 1", True, "0")],
     {"1 = 2": lambda p: [Finding("1 = 2", False, "1")]},
 )
-SHOWN = [Picture("one", "prop:length", "Caption <one>", PIXEL), Picture("two", "neural:cost", "Two.", PIXEL)]
-TOLD = {"05_length_and_more": "prop:b-firsts", "11_network": "see `neural:cost`", "12": "neural:costs, neural:cost-of"}
+PICTURES = [
+    Picture("one_two", ("prop:length", "prop:b-first"), "Caption <one>", PIXEL),
+    Picture("two", ("neural:cost",), "Two.", PIXEL),
+]
+SHOWN = {
+    "prop:length": Shown(("one_two",), ("05_x",)),
+    "prop:b-first": Shown(("one_two",)),
+    "neural:cost": Shown(("two",), ("11_network", "12_more")),
+    "prop:not-run": Shown((), ("05_x",)),
+}
+SUPPOSED = {"prop:length": ("rewards < 2", "γ = 1"), "prop:not-run": ("nothing",)}
 
 
 def whole() -> str:
-    return page(OUTCOMES, SHOWN, estimators(), TOLD, NETWORKS, "two <networks>")
+    return page(OUTCOMES, PICTURES, estimators(), SHOWN, SUPPOSED, NETWORKS, "two <networks>")
 
 
 def row(text: str, label: str) -> str:
@@ -83,8 +96,9 @@ def test_everything_is_on_the_page_and_nothing_is_fetched() -> None:
         assert f"id='{each.label}'" in text
     assert "&lt;what&gt; prop:b-first &amp; states" in text  # escaped, not markup
     assert "<q>it &lt;is&gt;</q> <span class=refuted title='on x'>refuted</span>" in text
-    assert "href='#figure-one'" in text
-    assert "Caption &lt;one&gt; <a href='#prop:length'>" in text
+    assert "href='#figure-one_two'>one_<wbr>two</a>" in text
+    both = "<a href='#prop:length'>prop:length</a> <a href='#prop:b-first'>prop:b-first</a>"
+    assert f"Caption &lt;one&gt; {both}</figcaption>" in text
     assert not re.search(r"(src|href)=['\"]?(https?:)?//", text)
     assert not re.search(r"@import|url\((?!data:)", text)
     assert json.loads(re.search(r'id="data">(.*?)</script>', text).group(1))[0]["label"] == "prop:b-first"  # type: ignore[union-attr]
@@ -100,22 +114,39 @@ def test_every_estimator_and_every_count_is_there() -> None:
     assert "<td>1/2</td>" in text
 
 
-def test_notebooks_are_told_by_label_or_by_the_first_word_of_a_claim_on_tables() -> None:
+def test_a_claim_has_the_figures_and_notebooks_that_name_it() -> None:
     text = whole()
-    assert "<code>05_length_and_more</code>" in row(text, "prop:length")
-    assert "_more" not in row(text, "prop:b-first")
-    assert "_more" not in row(text, "neural:length")
-    assert re.findall(r"<code>(\w+)</code>", row(text, "neural:cost")) == ["11_network"]
+    for label, figures, notebooks in (
+        ("prop:length", ["one_two"], ["05_x"]),
+        ("prop:b-first", ["one_two"], []),
+        ("prop:a-second", [], []),
+        ("neural:length", [], []),
+        ("neural:cost", ["two"], ["11_network", "12_more"]),
+    ):
+        plain = row(text, label).replace("<wbr>", "")
+        assert re.findall(r"href='#figure-(\w+)'", plain) == figures
+        assert re.findall(r"<code>(\w+)</code>", plain) == notebooks
 
 
-def test_samples_and_identities_are_wrong_in_different_ways() -> None:
+def test_hypotheses_and_needs_are_folded_into_the_row() -> None:
     text = whole()
-    assert "false alarm with probability at most 1e-30" in row(text, "neural:length")
-    assert "; wrong with probability at most 1e-30" in row(text, "prop:b-first")
+    found = row(text, "prop:length")
+    assert "<details><summary>hypotheses and needs</summary><ul><li>rewards &lt; 2</li><li>γ = 1</li>" in found
+    assert "<li>checked in groups of 2, 3</li>" in found
+    assert "<li>needs <a href='#prop:b-first'>prop:b-first</a>, prop:far</li></ul></details>" in found
+    assert "<details>" not in row(text, "prop:b-first")
+
+
+def test_the_chance_of_an_error_is_said_and_samples_and_identities_err_in_different_ways() -> None:
+    text = whole()
+    assert "<small>false alarm with probability at most <b>1e-30</b></small>" in row(text, "neural:length")
+    assert "<small>wrong with probability at most <b>1e-30</b></small>" in row(text, "prop:b-first")
+    sure = page([outcome("prop:length", error_probability=None)], PICTURES, estimators(), SHOWN, SUPPOSED)
+    assert "<small>" not in row(sure, "prop:length")
 
 
 def test_without_networks_a_line_says_why_and_nothing_links_there() -> None:
-    text = page(OUTCOMES, SHOWN, estimators(), TOLD, [], "left out: <torch> is missing")
+    text = page(OUTCOMES, PICTURES, estimators(), SHOWN, SUPPOSED, [], "left out: <torch> is missing")
     assert "left out: &lt;torch&gt; is missing" in text
     assert "of all claims on a transformer" not in text
     assert "Two. neural:cost</figcaption>" in text
@@ -129,13 +160,13 @@ def test_committed_pictures_are_found_without_running_their_files(monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     found = pictures(gallery.folder())
     assert {"gamma_weights", "neural_learning_curves"} <= {each.name for each in found}
-    assert all(each.png[:4] == b"\x89PNG" and each.caption and ":" in each.claim for each in found)
+    assert all(each.png[:4] == b"\x89PNG" and each.caption and each.claims for each in found)
 
 
 def test_pictures_say_what_their_files_say() -> None:
     (module,) = [gallery.load(path) for path in gallery.sources(gallery.folder()) if path.stem == "gamma_weights"]
     (found,) = [each for each in pictures(gallery.folder()) if each.name == "gamma_weights"]
-    assert (found.claim, found.caption) == (module.CLAIM, module.CAPTION)
+    assert (found.claims, found.caption) == (module.CLAIMS, module.CAPTION)
 
 
 def test_the_command_writes_the_page(
@@ -177,44 +208,99 @@ def test_a_claim_that_falls_on_networks_decides_the_exit_code(tmp_path: Path, mo
     assert main(["report", "--quick", "--out", str(tmp_path)]) == 1
 
 
+# In a browser: a page as the command makes it, with real claims and the committed figures
+
+
+REAL = (
+    "lem:baseline",
+    "lem:exact-gradient",
+    "thm:trajectory-pg",
+    "thm:advantage",
+    "prop:gamma-weight",
+    "prop:gae-pathwise",
+    "prop:reward-class",
+    "prop:off-policy",
+    "prop:silent-group",
+    "prop:trepo-advantage-interpolation",
+    "prop:trepo-inverse-probability",
+    "claim:token-rewards-reduce-variance",
+)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> str:
+    claims = {claim.label: claim for claim in registry.choose(REAL)}
+    out = tmp_path_factory.mktemp("real")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "load", lambda group=registry.GROUP: claims if group == registry.GROUP else {})
+        assert main(["report", "--quick", "--out", str(out)]) == 0
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_real_page_shows_what_files_name_and_its_links_lead_somewhere(real: str) -> None:
+    found = shown(gallery.folder().parent)
+    for label in REAL:
+        plain = row(real, label).replace("<wbr>", "")
+        assert tuple(re.findall(r"href='#figure-(\w+)'", plain)) == found.get(label, Shown()).figures
+        assert tuple(re.findall(r"<code>(\w+)</code>", plain)) == found.get(label, Shown()).notebooks
+        assert "<summary>hypotheses and needs</summary>" in plain
+        assert "wrong with probability at most" in plain
+    targets = set(re.findall(r"id=['\"]([^'\"]+)['\"]", real))
+    assert set(re.findall(r"href=['\"]#([^'\"]+)['\"]", real)) <= targets
+
+
 PROBE = """<script>
-const labels = () => [...document.querySelectorAll("#claims-table tbody tr")]
-  .filter(row => !row.hidden).map(row => row.cells[0].textContent).join(",");
-const seen = [labels()];
+const rows = () => [...document.querySelectorAll("#claims-table tbody tr")].filter(row => !row.hidden);
+const labels = () => rows().map(row => row.cells[0].textContent);
+const seen = { first: labels(), wide: document.documentElement.scrollWidth <= innerWidth };
+const top_of = (text, k) => {
+  const range = document.createRange();
+  range.setStart(text, k); range.setEnd(text, k + 1);
+  return range.getBoundingClientRect().top;
+};
+const torn = text => [...text.data].some(
+  (sign, k) => k > 0 && top_of(text, k) > top_of(text, k - 1) + 2 && !/[-:_]/.test(text.data[k - 1]));
+const cells = [...document.querySelectorAll("td:first-child code, td:nth-child(8) code, td:nth-child(7) a")];
+const texts = cells.flatMap(cell => [...cell.childNodes]).filter(node => node.nodeType === Node.TEXT_NODE);
+seen.torn = texts.filter(torn).map(text => text.data);
 const head = document.querySelector("#claims-table th");
-head.click(); seen.push(labels());
-head.click(); seen.push(labels());
+head.click(); seen.up = labels();
+head.click(); seen.down = labels();
 const box = document.querySelector("input[data-for=claims-table]");
-box.value = "refuted a-second"; box.dispatchEvent(new Event("input")); seen.push(labels());
-const image = document.querySelector("figure img");
-seen.push(String(image.complete && image.naturalWidth > 0));
-document.title = seen.join("|");
+box.value = "holds advantage-interpolation"; box.dispatchEvent(new Event("input")); seen.filtered = labels();
+const fold = rows()[0].querySelector("details"), list = fold.querySelector("ul");
+seen.folded = list.checkVisibility(); fold.querySelector("summary").click(); seen.unfolded = list.checkVisibility();
+seen.chance = rows()[0].cells[3].querySelector("small").getBoundingClientRect().height > 0;
+const images = [...document.querySelectorAll("figure img")];
+seen.images = images.filter(image => image.complete && image.naturalWidth > 0).length;
+document.title = JSON.stringify(seen);
 </script></html>"""
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium on this machine: `apt-get install chromium` to run it")
-def test_a_browser_sorts_filters_and_shows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1400, 800])
+def test_a_browser_sorts_filters_unfolds_and_shows(width: int, real: str, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    file.write_text(whole().replace("</html>", PROBE), encoding="utf-8")
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    file.write_text(real.replace("</html>", PROBE), encoding="utf-8")
+    flags = [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1600"]
     dumped = subprocess.run(
-        [BROWSER, *FLAGS, profile, "--dump-dom", file.as_uri()], capture_output=True, timeout=120, check=True
+        [BROWSER, *flags, "--dump-dom", file.as_uri()], capture_output=True, timeout=120, check=True
     ).stdout.decode()
     title = re.search(r"<title>(.*?)</title>", dumped)
     assert title is not None
-    asked = title.group(1).split("|")
-    assert asked == [
-        "prop:b-first,prop:a-second,prop:length",
-        "prop:a-second,prop:b-first,prop:length",
-        "prop:length,prop:b-first,prop:a-second",
-        "prop:a-second",
-        "true",
-    ]
+    seen = json.loads(html.unescape(title.group(1)))
+    assert sorted(seen["first"]) == sorted(seen["up"]) == sorted(seen["down"])
+    assert set(REAL) <= set(seen["first"])
+    assert seen["up"] == seen["down"][::-1]
+    assert (seen["up"][0], seen["up"][-1]) == (min(seen["first"]), "thm:trajectory-pg")
+    assert seen["filtered"] == ["prop:trepo-advantage-interpolation"]
+    assert (seen["folded"], seen["unfolded"], seen["chance"]) == (False, True, True)
+    assert (seen["wide"], seen["torn"]) == (True, [])  # wide tables scroll by themselves; words stay whole
+    assert seen["images"] == len(pictures(gallery.folder()))
     shot = tmp_path / "shot.png"
+    plain = tmp_path / "plain.html"
+    plain.write_text(real, encoding="utf-8")
     subprocess.run(
-        [BROWSER, *FLAGS, profile, "--window-size=1300,1600", f"--screenshot={shot}", file.as_uri()],
-        capture_output=True,
-        timeout=120,
-        check=True,
+        [BROWSER, *flags, f"--screenshot={shot}", plain.as_uri()], capture_output=True, timeout=120, check=True
     )
-    assert shot.stat().st_size > 20_000  # not a blank page
+    assert shot.stat().st_size > 50_000  # not a blank page

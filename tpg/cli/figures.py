@@ -24,7 +24,8 @@ def figures(
             if progress is not None:
                 progress(done, len(chosen))
             found.append(run.check(path) if check else run.make(path, goal, smoke))
-    target.write([{"name": m.name, "claim": m.claim, "caption": m.caption, "differs": list(m.differs)} for m in found])
+    fields = ("name", "claims", "caption", "differs")
+    target.write([{field: getattr(made, field) for field in fields} for made in found])
     word = "as committed" if check else "drawn" if smoke and not out else "written"
     render.show(target.prose, render.table(("figure", ""), [[made.name, _said(made, word)] for made in found]))
     if len(found) == 1:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from tpg.claims import registry
+from tpg.claims import Claim, registry
 from tpg.claims.run import Outcome, run, run_on
 from tpg.cli import render
 from tpg.cli.listing import estimators, on_networks
@@ -16,6 +17,7 @@ from tpg.cli.output import Destination, replace
 from tpg.cli.verify import outcomes_of
 from tpg.errors import TpgError
 from tpg.figures import run as gallery
+from tpg.figures.shown import shown
 from tpg.report.page import page, pictures
 
 NAME = "index.html"
@@ -29,22 +31,22 @@ def report(out: str, quick: bool, target: Destination) -> int:
         (folder / NAME).touch()
     except OSError as error:
         raise TpgError(f"--out {out!r} cannot be written: {error.strerror}: name a folder you may write to") from None
-    outcomes = outcomes_of(registry.choose([]), lambda claim, progress: run(claim, quick, progress=progress))
-    networks, on = _networks(quick)
-    shown = pictures(_figures())
-    replace(folder / NAME, page(outcomes, shown, estimators(), _notebooks(), networks, on))
-    counts = {"claims": len(outcomes), "on networks": len(networks), "figures": len(shown)}
+    (on_nets, missing), figures = on_networks(), _figures()
+    claims = registry.choose([])
+    outcomes = outcomes_of(claims, lambda claim, progress: run(claim, quick, progress=progress))
+    networks, on = ([], missing) if missing else _networks(on_nets, quick)
+    supposed = {claim.label: claim.hypotheses for claim in [*claims, *on_nets]}
+    drawn = pictures(figures)
+    replace(folder / NAME, page(outcomes, drawn, estimators(), shown(figures.parent), supposed, networks, on))
+    counts = {"claims": len(outcomes), "on networks": len(networks), "figures": len(drawn)}
     target.write({"page": str(folder / NAME), **{what.replace(" ", "_"): count for what, count in counts.items()}})
     said = ", ".join(f"{count} {what}" for what, count in counts.items())
     render.show(target.prose, Text(f"{folder / NAME}: {said}"), *([] if networks else [Text(on)]))
     return render.exit_code(outcome.status for outcome in [*outcomes, *networks])
 
 
-def _networks(quick: bool) -> tuple[list[Outcome], str]:
-    """The claims on networks and which network that is; without torch none, and a line that says so."""
-    claims, missing = on_networks()
-    if missing:
-        return [], missing
+def _networks(claims: Sequence[Claim], quick: bool) -> tuple[list[Outcome], str]:
+    """The claims on networks, and which network that is."""
     from tpg.neural.case import Size, cases, spare_threads
 
     given: dict[str, Any] = QUICK if quick else {}
@@ -60,9 +62,3 @@ def _figures() -> Path:
         return gallery.folder()
     except TpgError:
         return Path("figures")
-
-
-def _notebooks() -> dict[str, str]:
-    """The notebooks beside the figures: name → source."""
-    found = sorted((_figures().parent / "notebooks").glob("*.ipynb"))
-    return {path.stem: path.read_text(encoding="utf-8") for path in found}

@@ -1,7 +1,8 @@
 """Regenerate the figures: each a file with ``compute(smoke) → data`` and ``draw(data) → Figure``, data beside pictures.
 
-A figure file also states ``CLAIM`` (the label it illustrates) and ``CAPTION`` (what it shows, as a sentence that could
-be false).  Numbers are rounded to ten digits before they are written, so that the same code gives the same bytes.
+A figure file also states ``CLAIMS`` (the labels it illustrates, the one it is chiefly about first) and ``CAPTION``
+(what it shows, as a sentence that could be false).  Numbers are rounded to ten digits before they are written, so that
+the same code gives the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Made:
 
     name: str
     caption: str
-    claim: str
+    claims: tuple[str, ...]
     files: tuple[Path, ...]
     differs: tuple[str, ...] = ()
 
@@ -67,9 +68,12 @@ def load(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    missing = [name for name in ("CLAIM", "CAPTION", "compute", "draw") if not hasattr(module, name)]
+    missing = [name for name in ("CLAIMS", "CAPTION", "compute", "draw") if not hasattr(module, name)]
     if missing:
-        raise TpgError(f"{path} lacks {', '.join(missing)}: a figure has CLAIM, CAPTION, compute(smoke) and draw(data)")
+        given = "a figure has CLAIMS, CAPTION, compute(smoke) and draw(data)"
+        raise TpgError(f"{path} lacks {', '.join(missing)}: {given}")
+    if not isinstance(module.CLAIMS, tuple) or not module.CLAIMS:
+        raise TpgError(f"{path} has CLAIMS = {module.CLAIMS!r}: needed a tuple of one label or more")
     return module
 
 
@@ -85,7 +89,7 @@ def make(path: Path, out: Path, smoke: bool = False) -> Made:
     drawn = module.draw(data)
     for target in files[1:]:
         style.save(drawn, target)
-    return Made(path.stem, module.CAPTION, module.CLAIM, files)
+    return Made(path.stem, module.CAPTION, module.CLAIMS, files)
 
 
 def check(path: Path) -> Made:
@@ -95,7 +99,7 @@ def check(path: Path) -> Made:
         committed = [path.with_suffix(file.suffix) for file in made.files]
         pairs = zip(made.files, committed, strict=True)
         differs = tuple(old.name for new, old in pairs if not old.exists() or old.read_bytes() != new.read_bytes())
-    return Made(made.name, made.caption, made.claim, tuple(committed), differs)
+    return Made(made.name, made.caption, made.claims, tuple(committed), differs)
 
 
 def rounded(data: Any) -> Any:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import html
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tpg.claims.run import Outcome
+from tpg.figures import run
+from tpg.figures.shown import Shown, said
 
 CAVEAT = (
     "Verdicts are about gradients, not about trained models: a biased gradient may well train better, an unbiased one "
@@ -25,53 +25,42 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as committed: its name, the label of the claim it illustrates, its caption and its PNG."""
+    """A figure as committed: its name, the labels of the claims it illustrates, its caption and its PNG."""
 
     name: str
-    claim: str
+    claims: tuple[str, ...]
     caption: str
     png: bytes
 
 
 def pictures(folder: Path) -> list[Picture]:
     """The figures of a folder whose picture is there; their files are read and not run: drawing may need torch."""
-    from tpg.figures import run
-
-    out = []
-    for path in run.sources(folder):
-        drawn, said = path.with_suffix(".png"), _constants(path.read_text(encoding="utf-8"))
-        if drawn.exists():
-            out.append(Picture(path.stem, said.get("CLAIM", ""), said.get("CAPTION", ""), drawn.read_bytes()))
-    return out
-
-
-def _constants(source: str) -> dict[str, Any]:
-    """What a file assigns that can be read off."""
-    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
-    plain = [(line.targets, line.value.value) for line in lines if isinstance(line.value, ast.Constant)]
-    return {name.id: value for targets, value in plain for name in targets if isinstance(name, ast.Name)}
+    drawn = [path for path in run.sources(folder) if path.with_suffix(".png").exists()]
+    return [Picture(path.stem, *said(path), path.with_suffix(".png").read_bytes()) for path in drawn]
 
 
 def page(
     outcomes: Sequence[Outcome],
-    shown: Sequence[Picture],
+    gallery: Sequence[Picture],
     estimators: Sequence[dict[str, Any]],
-    notebooks: Mapping[str, str],
+    shown: Mapping[str, Shown],
+    supposed: Mapping[str, Sequence[str]],
     networks: Sequence[Outcome] = (),
     on: str = "",
 ) -> str:
     """The whole page as text.
 
-    ``notebooks``: name → source; ``networks``: claims on networks, ``on`` which, or a line that says why none is there.
+    ``shown``, ``supposed``: label → what shows the claim, and its hypotheses; ``networks``: claims on networks, ``on``
+    which, or a line that says why none is there.
     """
     every = [*outcomes, *networks]
     labels = {o.label for o in every}
     parts = {
         "summary": _summary(every, len(networks)),
-        "claims": _claims(outcomes, shown, notebooks),
+        "claims": _claims(outcomes, shown, supposed, labels),
         "on": html.escape(on),
-        "networks": _claims(networks, shown, notebooks) if networks else "",
-        "figures": "\n".join(_figure(p, labels) for p in shown) or "<p>No figures were found.</p>",
+        "networks": _claims(networks, shown, supposed, labels) if networks else "",
+        "figures": "\n".join(_figure(p, labels) for p in gallery) or "<p>No figures were found.</p>",
         "estimators": _estimators(estimators),
         "caveat": html.escape(CAVEAT),
         "data": json.dumps([_plain(o) for o in every], ensure_ascii=True).replace("</", "<\\/"),
@@ -97,38 +86,61 @@ def _summary(outcomes: Sequence[Outcome], networks: int) -> str:
     return "".join(f"<div class=card><b>{n}</b><span>{html.escape(word)}</span></div>" for n, word in cards)
 
 
-def _claims(outcomes: Sequence[Outcome], shown: Sequence[Picture], notebooks: Mapping[str, str]) -> str:
+def _claims(
+    outcomes: Sequence[Outcome],
+    shown: Mapping[str, Shown],
+    supposed: Mapping[str, Sequence[str]],
+    labels: Container[str],
+) -> str:
     return _table(
         ("label", "statement", "status", "evidence", "as published", "mutants", "figure", "notebook", "s"),
-        (_claim(o, [p.name for p in shown if p.claim == o.label], _telling(o.label, notebooks)) for o in outcomes),
+        (_claim(o, shown.get(o.label, Shown()), supposed.get(o.label, ()), labels) for o in outcomes),
     )
 
 
-def _telling(label: str, notebooks: Mapping[str, str]) -> list[str]:
-    """The notebooks that hold the label, or whose name holds its first word, unless it is on networks."""
-    kind, name = re.split("[:-]", label)[:2]
-    holds = re.compile(rf"(?<![\w:-]){re.escape(label)}(?![\w-])")
-    word = "" if kind == "neural" else name
-    return [book for book, text in notebooks.items() if word in book.split("_") or holds.search(text)]
-
-
-def _claim(outcome: Outcome, figures: Sequence[str], notebooks: Sequence[str]) -> list[str]:
+def _claim(outcome: Outcome, shown: Shown, supposed: Sequence[str], labels: Container[str]) -> list[str]:
+    why = html.escape(outcome.why, quote=True)
     killed = sum(fate != "survived" for fate in outcome.mutants.values())
     worded = "" if outcome.as_worded is None else f"<q>{html.escape(outcome.wording)}</q> {_fate(outcome.as_worded)}"
-    chance = outcome.error_probability
-    wrong = "false alarm" if outcome.evidence == "TESTED" else "wrong"
-    title = outcome.why if chance is None else f"{outcome.why}; {wrong} with probability at most {chance:.0e}"
     return [
         f"<code id='{html.escape(outcome.label)}'>{html.escape(outcome.label)}</code>",
-        html.escape(outcome.statement),
+        html.escape(outcome.statement) + _conditions(outcome, supposed, labels),
         f"<span class={outcome.status}>{outcome.status}</span>",
-        f"<abbr title='{html.escape(title, quote=True)}'>{html.escape(outcome.evidence)}</abbr>",
+        f"<abbr title='{why}'>{html.escape(outcome.evidence)}</abbr>{_chance(outcome)}",
         worded,
         f"{killed}/{len(outcome.mutants)}",
-        " ".join(f"<a href='#figure-{name}'>{html.escape(name)}</a>" for name in figures),
-        " ".join(f"<code>{html.escape(name)}</code>" for name in notebooks),
+        " ".join(f"<a href='#figure-{name}'>{_breakable(name)}</a>" for name in shown.figures),
+        " ".join(f"<code>{_breakable(name)}</code>" for name in shown.notebooks),
         f"{outcome.seconds:.1f}",
     ]
+
+
+def _conditions(outcome: Outcome, supposed: Sequence[str], labels: Container[str]) -> str:
+    """What the claim supposes, at which group sizes it was checked, what it needs: folded, one line each."""
+    sizes = ", ".join(map(str, outcome.group_sizes))
+    lines = [html.escape(text) for text in supposed] + [f"checked in groups of {sizes}"] * bool(sizes)
+    lines += [f"needs {', '.join(_link(label, labels) for label in outcome.needs)}"] * bool(outcome.needs)
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return f"<details><summary>hypotheses and needs</summary><ul>{items}</ul></details>" if items else ""
+
+
+def _chance(outcome: Outcome) -> str:
+    """How likely the evidence misleads."""
+    if outcome.error_probability is None:
+        return ""
+    wrong = "false alarm" if outcome.evidence == "TESTED" else "wrong"
+    return f" <small>{wrong} with probability at most <b>{outcome.error_probability:.0e}</b></small>"
+
+
+def _link(label: str, labels: Container[str]) -> str:
+    """The label, as a link if its claim is on the page."""
+    text = html.escape(label)
+    return f"<a href='#{text}'>{text}</a>" if label in labels else text
+
+
+def _breakable(name: str) -> str:
+    """A name that may go on in the next line after an underscore."""
+    return html.escape(name).replace("_", "_<wbr>")
 
 
 def _fate(as_worded: str) -> str:
@@ -137,12 +149,11 @@ def _fate(as_worded: str) -> str:
     return f"<span class={css} title='{html.escape(where, quote=True)}'>{html.escape(word)}</span>"
 
 
-def _figure(shown: Picture, labels: set[str]) -> str:
-    source, label = base64.b64encode(shown.png).decode("ascii"), html.escape(shown.claim)
-    link = f"<a href='#{label}'>{label}</a>" if shown.claim in labels else label
-    caption = f"{html.escape(shown.caption)} {link}"
-    image = f"<img alt='{html.escape(shown.name)}' src='data:image/png;base64,{source}'>"
-    return f"<figure id='figure-{shown.name}'>{image}<figcaption>{caption}</figcaption></figure>"
+def _figure(picture: Picture, labels: Container[str]) -> str:
+    source = base64.b64encode(picture.png).decode("ascii")
+    caption = f"{html.escape(picture.caption)} {' '.join(_link(label, labels) for label in picture.claims)}"
+    image = f"<img alt='{html.escape(picture.name)}' src='data:image/png;base64,{source}'>"
+    return f"<figure id='figure-{picture.name}'>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _estimators(rows: Sequence[dict[str, Any]]) -> str:
