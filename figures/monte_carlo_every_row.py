@@ -15,7 +15,6 @@ from scipy.special import factorial, ndtr, ndtri
 from tpg import rollouts, truth
 from tpg.errors import TpgError
 from tpg.estimators.estimator import Estimator
-from tpg.estimators.parts import apply
 from tpg.estimators.table import FAMILIES
 from tpg.figures.style import DARK, LIGHT, MIDDLE, figure
 from tpg.moments import moments, noise
@@ -136,8 +135,7 @@ def _scores(problem: Problem, singles: Responses) -> Array:
 
 def _kept(row: Estimator, singles: Responses, members: Array) -> Array:
     """[...] bool: groups that the row uses; others are drawn again."""
-    keep = np.True_ if row.keep is None else apply(row.keep, singles.group(members, row.needs))[..., 0]
-    return np.broadcast_to(keep, members.shape[:-1])
+    return np.broadcast_to(np.True_ if row.kept is None else row.kept(singles, members), members.shape[:-1])
 
 
 def _groups(singles: Responses, prompt: int, size: int) -> tuple[Array, Array]:
@@ -157,7 +155,7 @@ def _batches(groups: list[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 def _with_noise(problem: Problem, row: Estimator, singles: Responses, size: int) -> Array:
     """[4, R] cumulants of what one response adds, given the response: its continuations are drawn."""
-    alone, drawn = np.arange(len(singles.node))[:, None], continued(row)
+    alone, drawn = np.arange(len(singles.node))[:, None], noise.to_draw(row)
     out, spread = np.pad(_shadows(problem, row, singles, alone, size)[None], ((0, 3), (0, 0))), _spread(problem)
     for found in noise.slopes(row.name, row, singles.group(alone, row.needs, size), drawn):
         slope, node = (found.slope[:, 0] * _scores(problem, singles)).sum(1), singles.prefix[:, found.place[1]]
@@ -172,20 +170,11 @@ def _spread(problem: Problem) -> dict[int, Array]:
     return {2: b - m**2, 3: c - 3 * m * b + 2 * m**3, 4: d - 4 * m * c - 3 * b**2 + 12 * m**2 * b - 6 * m**4}
 
 
-def continued(row: Estimator) -> dict[str, int]:
-    """How many responses are drawn for each entry of the continuation fields."""
-    return {} if row.continuations is None else dict.fromkeys(noise.fields_of(row), row.continuations)
-
-
 def draws(problem: Problem, row: Estimator, size: int, samples: int) -> Array:
-    """[samples] ⟨ĝ, g⟩/|g|² of independent batches; a prompt's groups that are not kept are drawn again."""
+    """[samples] ⟨ĝ, g⟩/|g|² of independent batches."""
     rng = stream(0, "every row", problem.digest, row.name, size)
-    found = [np.empty(0)] * problem.prompts
-    while min(map(len, found)) < samples:
-        singles, members = rollouts.draw(problem, size, rng, samples, row.given, continued(row))
-        shadow, kept = _shadows(problem, row, singles, members, size), _kept(row, singles, members)
-        found = [np.append(f, s[k]) for f, s, k in zip(found, shadow.T, kept.T, strict=True)]
-    return np.sum([f[:samples] for f in found], axis=0)
+    singles, members = rollouts.draw(problem, size, rng, samples, row.given, noise.to_draw(row), row.kept)
+    return np.asarray(_shadows(problem, row, singles, members, size).sum(1))
 
 
 def deviations(law: tuple[float, float, float], values: Array, after: Array) -> Array:

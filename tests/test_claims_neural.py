@@ -176,6 +176,13 @@ def test_bad_sizes_are_one_line(args: list[str], message: str, capsys: pytest.Ca
     assert len(err.splitlines()) == 1
 
 
+def test_a_claim_on_networks_asked_of_tables_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "neural:cost"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: claim 'neural:cost' is about networks: add --neural (`tpg list claims` shows all)"
+    ]
+
+
 def test_without_torch_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def missing(labels: Sequence[str], group: str = "") -> Any:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")

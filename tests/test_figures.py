@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,23 @@ def test_learning_curves_show_who_is_slower_and_who_gets_stuck() -> None:
     assert curves["delayed-credit", "reinforce", "gentle"]["stuck"] > 0
 
 
+def test_neural_learning_curves_are_as_the_caption_says() -> None:
+    data, caption = committed("neural_learning_curves"), said(FOLDER / "neural_learning_curves.py")[1]
+    shown = {(task["task"], task["gain"]): task["curves"] for task in data["tasks"]}
+    assert f"{data['tasks'][0]['parameters']:,} parameters" in caption
+    assert f"all of {data['runs']} runs" in caption
+    gentle, bold, key = (shown[which] for which in (("arithmetic", 0.1), ("arithmetic", 0.3), ("key token", 0.3)))
+    # "at the gentle rate hardly a run is lost": at most one in fifty
+    assert 50 * sum(curve["lost"] for curve in gentle) <= data["runs"] * len(gentle)
+    assert sum(curve["lost"] for curve in key) == 0
+    by_name: dict[str, dict[int, int]] = {}
+    for curve in bold:
+        by_name.setdefault(curve["estimator"], {})[curve["size"]] = curve["lost"]
+    pairs = [(lost[min(lost)], lost[max(lost)]) for lost in by_name.values() if len(lost) == 2]
+    assert all(large <= small for small, large in pairs)  # "that the larger groups keep"
+    assert sum(large for _, large in pairs) < sum(small for small, _ in pairs)
+
+
 def test_sampled_means_and_variances_stay_inside_the_exact_bands() -> None:
     for panel in committed("monte_carlo_bands")["panels"]:
         unbiased = panel["estimator"] in ("reinforce", "rloo", "exact_advantage")
@@ -336,6 +354,19 @@ def test_bad_input_is_one_line(args: tuple[str, ...], message: str, tpg_figures:
 
 
 # The room
+
+
+def test_a_library_that_is_missing_is_one_line(
+    tpg_figures: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # what an import then meets is that of a machine without it
+    for name in ("neural_cost", "neural_learning_curves"):  # one imports it when it computes, one at once
+        code, _, err = tpg_figures(name, "--smoke", "--out", str(tmp_path))
+        assert code == 2
+        assert err.splitlines() == [
+            f"error: figure {name} needs torch, which is missing: pip install 'tpg[neural]', or name other figures"
+        ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_figure_without_a_caption_is_refused(copied: Path) -> None:

@@ -28,7 +28,6 @@ from tpg.problem.problem import Problem
 from tpg.rollouts import Responses, responses
 
 # torch.func builds its forward-mode rules with it; nothing here does.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
 torch.set_num_threads(1)  # tiny products
 
 V, T, P, G, L, D, H, K = 5, 4, 2, 3, 2, 8, 2, 3

@@ -27,7 +27,6 @@ from tpg.problem.problem import Problem
 from tpg.rollouts import Critic, Responses, responses
 
 # torch.func builds its forward-mode rules with it; nothing here does.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
 torch.set_num_threads(1)  # tiny products
 
 TASK = Task(4, 4, HashReward(1), (0.25, 0.75), end_token=0)
@@ -85,7 +84,7 @@ def test_the_target_is_the_reward_of_the_response_past_included(
     task = replace(TASK, discount=discount)
     found = problem.problem(policy, task, problem.random_directions(policy, 1))
     paths, prompt, tokens = on_paths(found)
-    target = critic.returns(task, prompt, tokens, torch.float64).numpy()
+    target = task.total(prompt, tokens, torch.float64).numpy()
     np.testing.assert_allclose(target, paths.reward, rtol=0, atol=ROUNDING)
     # One number per prefix t < L of every response, all alike.
     gap = critic.values(fitted[4], task)[paths.node] - paths.reward[:, None]
@@ -138,11 +137,11 @@ def test_training_on_the_reward_to_go_is_noticed(
     # Mutant: rewards of the last token alone, so that the past is forgotten.
     right = critic.error(critic.as_critic(fitted[32], TASK), tables)
 
-    def last_only(task: Task, prompt: Any, tokens: Any, dtype: Any) -> Any:
+    def last_only(task: Task, prompt: Any, tokens: Any, dtype: Any = torch.float64) -> Any:
         length = (tokens >= 0).sum(1, keepdim=True)
         return task.rewards(prompt, tokens, dtype).gather(1, length - 1)[:, 0]
 
-    monkeypatch.setattr(critic, "returns", last_only)
+    monkeypatch.setattr(Task, "total", last_only)
     made = critic.make_critic(policy, layers=1, width=32, heads=2, seed=5)
     wrong = critic.error(critic.as_critic(critic.train(made, policy, TASK, steps=STEPS), TASK), tables)
     assert wrong.explained < 0 < right.explained

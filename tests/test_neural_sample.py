@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,8 +23,8 @@ from tpg.neural import gpt as network
 from tpg.neural import problem as tables
 from tpg.neural.check import Check, check
 from tpg.neural.generate import generate, source
-from tpg.neural.gpt import GPT, flat
-from tpg.neural.montecarlo import estimates, gradient, log_prob, shadows, slopes, surrogate, total_variance
+from tpg.neural.gpt import GPT, flat, log_prob
+from tpg.neural.montecarlo import estimates, gradient, shadows, slopes, surrogate, total_variance
 from tpg.neural.rewards import ArithmeticReward, HashReward
 from tpg.neural.sample import Draws, credits, draw, rollouts
 from tpg.neural.task import Task
@@ -40,9 +39,7 @@ DENSE = Task(3, 3, HashReward(), WEIGHTS, END, 0.9)
 EXACT = exact.gradient(NET, TASK)
 ALONG = torch.cat([EXACT.flat[None] / EXACT.flat.norm(), tables.random_directions(NET, 2)])
 G = tables.project(EXACT.gradient, ALONG)
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)  # torch's own, at its first jvp
-    PROBLEM = tables.problem(NET, TASK, ALONG)
+PROBLEM = tables.problem(NET, TASK, ALONG)
 DENSE_PROBLEM = tables.problem(NET, DENSE, ALONG)
 HOT = NET.at({**NET.params, "head": NET.params["head"] / 1.2})  # logits over 1.2
 BOTH = torch.tensor([0, 1])

@@ -20,7 +20,6 @@ from tpg.neural.rewards import ArithmeticReward, HashReward, KeyTokenReward
 from tpg.neural.task import Task
 from tpg.neural.train import ascend, ascend_exactly
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
 RLOO = ESTIMATORS["rloo"]
 TASK = Task(3, 3, HashReward())
 

@@ -288,7 +288,8 @@ def draw(
         _, node[rows], token[rows] = walk(
             problem.tree, to_float(problem.sampling), roots[rows], inverse_cdf(rng.random)
         )
-        groups = groups[:0] if keep is None else groups[~keep(Responses(problem, node, token, roots, given), groups)]
+        drawn, here = Responses(problem, node[rows], token[rows], roots[rows], given), np.arange(len(rows))
+        groups = groups[:0] if keep is None else groups[~keep(drawn, here.reshape(groups.shape))]
         if not len(groups):
             break
     else:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from paper_checks.neural.common import GROUP, Check
-from paper_checks.neural.reinforce_family import few_rewards
+from paper_checks.neural.common import GROUP, Check, few_rewards
 from tpg.audit import REFUTED, audit
 from tpg.claims import Claim, Finding
 from tpg.errors import TooLarge

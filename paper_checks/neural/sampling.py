@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from paper_checks.common import PAPER
-from paper_checks.neural.common import GROUP, Check
-from paper_checks.neural.reinforce_family import few_rewards
+from paper_checks.neural.common import GROUP, Check, few_rewards
 from tpg.claims import Claim, Finding
 from tpg.errors import TooLarge
 from tpg.estimators.estimator import Estimator

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from paper_checks.common import PAPER
-from paper_checks.neural.common import Check, all_of, biased, expectation, near, unbiased
+from paper_checks.neural.common import Check, all_of, biased, declared, near, unbiased, where
 from tpg.claims import Claim, Finding
 from tpg.estimators.estimator import Estimator
 from tpg.estimators.table import ESTIMATORS
@@ -16,19 +16,6 @@ from tpg.neural.rewards import KeyTokenReward
 
 UNBIASED = ("vineppo", "trepo_ipw", "trepo_block", "trepo_block_subset")
 ALONE = 1  # response per prompt: these rows do not compare
-
-
-def declared(name: str) -> Check:
-    """E ĝ is what the row declares."""
-    estimator = ESTIMATORS[name]
-
-    def check(case: Case) -> Sequence[Finding]:
-        mean, size = expectation(case, estimator, ALONE)
-        g = case.g[None].repeat(case.task.prompts, 0)
-        said = case.problem.combine(estimator.expectation(case.problem, ALONE, g))
-        return [near(case, f"E ĝ of {name} = what its row declares ({estimator.expectation.text})", mean - said, size)]
-
-    return check
 
 
 def noise(estimator: Estimator) -> Check:
@@ -47,11 +34,9 @@ def noise(estimator: Estimator) -> Check:
     return check
 
 
-def turned(case: Case) -> Sequence[Finding]:
-    """Interpolated values turn the gradient, unless one token alone is paid."""
-    if isinstance(case.task.reward, KeyTokenReward):
-        return []
-    return biased(ESTIMATORS["trepo_value_interp"], ALONE)(case)
+def several_paid(case: Case) -> bool:
+    """More than one position is paid; interpolated values turn nothing else."""
+    return not isinstance(case.task.reward, KeyTokenReward)
 
 
 CLAIM = Claim(
@@ -64,8 +49,8 @@ CLAIM = Claim(
     check=all_of(
         *(unbiased(ESTIMATORS[name], ALONE) for name in UNBIASED),
         *(unbiased(ESTIMATORS[name], ALONE, 1 / 2) for name in ("trepo_anchors", "trepo_adv_interp")),
-        declared("trepo_value_interp"),
-        turned,
+        declared(ESTIMATORS["trepo_value_interp"], ALONE),
+        where(several_paid, biased(ESTIMATORS["trepo_value_interp"], ALONE)),
         noise(ESTIMATORS["vineppo"]),
         noise(ESTIMATORS["trepo_block"]),
     ),

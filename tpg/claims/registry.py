@@ -34,6 +34,8 @@ def choose(labels: Iterable[str], group: str = GROUP) -> list[Claim]:
     wanted = list(labels) or list(known)
     for label in wanted:
         if label not in known:
+            if group == GROUP and label.startswith("neural:"):
+                raise TpgError(f"claim {label!r} is about networks: add --neural (`tpg list claims` shows all)")
             near = difflib.get_close_matches(label, known, n=3, cutoff=0.4) or list(known)
             raise TpgError(f"unknown claim {label!r}: did you mean {', '.join(near)}? (`tpg list claims` shows all)")
     todo, chosen = list(wanted), set(wanted)

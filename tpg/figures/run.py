@@ -12,6 +12,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +68,8 @@ def load(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _told(path.stem):
+        spec.loader.exec_module(module)
     missing = [name for name in ("CLAIMS", "CAPTION", "compute", "draw") if not hasattr(module, name)]
     if missing:
         given = "a figure has CLAIMS, CAPTION, compute(smoke) and draw(data)"
@@ -77,10 +79,23 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """A library that only some figures need, and that is not there, is one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        remedy = "pip install 'tpg[neural]'" if error.name == "torch" else "install it"
+        raise TpgError(
+            f"figure {name} needs {error.name}, which is missing: {remedy}, or name other figures"
+        ) from error
+
+
 def make(path: Path, out: Path, smoke: bool = False) -> Made:
     """Compute and draw one figure into ``out``."""
     module = load(path)
-    data = rounded(module.compute(smoke))
+    with _told(path.stem):
+        data = rounded(module.compute(smoke))
     out.mkdir(parents=True, exist_ok=True)
     files = tuple(out / f"{path.stem}{ending}" for ending in ENDINGS)
     beside = files[0].with_suffix(".part")

@@ -17,7 +17,7 @@ from tpg.neural.rewards import ArithmeticReward, HashReward, KeyTokenReward
 from tpg.neural.task import Task
 from tpg.numbers import Array
 from tpg.problem.problem import Problem
-from tpg.rollouts import Critic
+from tpg.rollouts import Critic, responses
 
 RANDOM = 3  # directions beside g
 MANY = 16  # random directions, where all parameters are too many
@@ -61,7 +61,9 @@ class Case:
         """[m, D] g/|g| and random directions."""
         size = self.exact.flat.norm()
         if not size > 0:
-            raise TpgError(f"{self.name}: the gradient is zero, so there is nothing to compare: take another seed")
+            raise TpgError(
+                f"{self.name}: the gradient is zero, so there is nothing to compare: take more tokens, or another seed"
+            )
         drawn = problem.random_directions(self.network, RANDOM, self.seed)
         return torch.cat([self.exact.flat[None] / size, drawn])
 
@@ -69,6 +71,11 @@ class Case:
     def g(self) -> Array:
         """[m] ⟨g, v_i⟩."""
         return problem.project(self.exact.gradient, self.along)
+
+    @cached_property
+    def rewards(self) -> int:
+        """How many distinct rewards responses have."""
+        return len(set(responses(self.problem).reward.tolist()))
 
     @cached_property
     def problem(self) -> Problem:

@@ -26,10 +26,9 @@ from tpg.estimators.estimator import Estimator
 from tpg.estimators.table import ESTIMATORS
 from tpg.moments.noise import fields_of, slopes
 from tpg.montecarlo.streams import stream
-from tpg.neural.critic import make_critic, regression, returns
+from tpg.neural.critic import make_critic, regression
 from tpg.neural.generate import generate
-from tpg.neural.gpt import GPT, branch
-from tpg.neural.montecarlo import log_prob
+from tpg.neural.gpt import GPT, branch, log_prob
 from tpg.neural.task import Task
 from tpg.numbers import Array, to_float
 from tpg.problem.tree import inverse_cdf
@@ -232,7 +231,7 @@ def draw(row: Estimator, policy: GPT, task: Task, group_size: int, *, batch: int
     prompt = torch.arange(task.prompts, device=policy.device).repeat_interleave(group_size)
     tokens, cache = respond(policy, task, prompt, _uniform(policy, len(prompt), task, seed, "responses"))
     length = (tokens >= 0).sum(1).cpu().numpy()
-    fields = {"reward": _numpy(returns(task, prompt, tokens, policy.dtype))}
+    fields = {"reward": _numpy(task.total(prompt, tokens, policy.dtype))}
     if row.anchors is not None:
         patterns, chance = row.anchors(task.horizon)
         rng = stream(seed, "neural cost", "anchors")
@@ -241,7 +240,7 @@ def draw(row: Estimator, policy: GPT, task: Task, group_size: int, *, batch: int
     if "greedy_reward" in row.needs:
         each = torch.arange(task.prompts, device=policy.device)
         best = generate(policy, task, each, greedy=True).tokens
-        fields["greedy_reward"] = _numpy(returns(task, each, best, policy.dtype))[:, None]
+        fields["greedy_reward"] = _numpy(task.total(each, best, policy.dtype))[:, None]
         greedy_tokens = int((best >= 0).sum())
     found = Drawn(prompt, tokens, fields, length, 0 * length, greedy_tokens, 0, cache)
     for field in fields_of(row):
@@ -305,7 +304,7 @@ def _continue(row: Estimator, policy: GPT, task: Task, drawn: Drawn, field: str,
         place = torch.arange(task.horizon, device=policy.device)
         prefix = torch.where(place < begin[:, None], drawn.tokens[mine], -1)
         found, held = respond(policy, task, drawn.prompt[mine], uniform[first : first + size], prefix)
-        rewards.append(_numpy(returns(task, drawn.prompt[mine], found, policy.dtype)))
+        rewards.append(_numpy(task.total(drawn.prompt[mine], found, policy.dtype)))
         generated.append(((found >= 0) & (prefix < 0)).sum(1).cpu().numpy())
         cache = max(cache, held)
     value = np.repeat(drawn.fields["reward"][:, None], task.horizon + 1, 1)

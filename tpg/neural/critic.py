@@ -81,15 +81,8 @@ def train(
 def regression(critic: GPT, task: Task, prompt: Tensor, tokens: Tensor) -> Tensor:
     """Mean of (V(W_{0,t}) − RM(W))² over the prefixes t < L of responses [n, T] (−1 after the end), in rewards²."""
     value = critic.forward(prompt, tokens[:, :-1].clamp(min=0))[..., 0]  # before each of the T tokens
-    error = value - returns(task, prompt, tokens, critic.dtype)[:, None]
+    error = value - task.total(prompt, tokens, critic.dtype)[:, None]
     return (error**2)[tokens >= 0].mean()
-
-
-def returns(task: Task, prompt: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n] RM(W) = Σ_t γ^{t−1} r_t of responses [n, T] (−1 after the end)."""
-    paid = task.rewards(prompt, tokens, dtype)
-    power = task.discount ** torch.arange(tokens.shape[1], dtype=dtype, device=tokens.device)
-    return (paid * power).sum(1)
 
 
 def as_critic(critic: GPT, task: Task) -> Critic:

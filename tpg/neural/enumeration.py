@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tpg.errors import TooLarge
-from tpg.neural.gpt import GPT, flat, unflat
+from tpg.neural.gpt import GPT, flat, log_prob, unflat
 from tpg.neural.task import Task
 
 MAX_RESPONSES = 10**7
@@ -61,9 +61,5 @@ def _expected(gpt: GPT, task: Task, first: int) -> Tensor:
         behind = ended.cumsum(1) - ended > 0
         kept = (~behind | (tokens == task.end_token)).all(1)  # behind the end nothing but the end token: listed once
         tokens, prompt = torch.where(behind, -1, tokens)[kept], prompt[kept]
-    logits = gpt.forward(prompt, tokens[:, :-1].clamp(min=0))
-    chosen = logits.log_softmax(-1).gather(2, tokens.clamp(min=0)[..., None])[..., 0]
-    discounts = task.discount ** torch.arange(task.horizon, device=gpt.device, dtype=gpt.dtype)
-    reward = (task.rewards(prompt, tokens, gpt.dtype) * discounts).sum(1)
     weight = torch.tensor(task.weights, device=gpt.device, dtype=gpt.dtype)[prompt]
-    return (weight * torch.where(tokens >= 0, chosen, 0).sum(1).exp() * reward).sum()
+    return (weight * log_prob(gpt, prompt, tokens).sum(1).exp() * task.total(prompt, tokens, gpt.dtype)).sum()

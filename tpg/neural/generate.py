@@ -12,7 +12,6 @@ from tpg.montecarlo.streams import stream
 from tpg.neural.exact import same_sizes
 from tpg.neural.gpt import GPT, Past, branch
 from tpg.neural.task import Task
-from tpg.numbers import powers
 
 ROWS = {"cpu": 1 << 14, "cuda": 1 << 18}  # responses generated at once
 MAX_TOKENS = 10**8  # tokens of drawn responses held at once
@@ -60,15 +59,6 @@ def generate(
 def source(seed: int, *what: str | int) -> torch.Generator:
     """The torch generator that belongs to ``what``, as :func:`tpg.montecarlo.streams.stream` names streams."""
     return torch.Generator().manual_seed(int(stream(seed, "neural", *what).integers(2**63)))
-
-
-def total_reward(task: Task, prompt: Tensor, tokens: Tensor) -> Tensor:
-    """RM [n] in rewards, added up token by token as ``Problem.totals`` does: equal responses are paid equally."""
-    paid = task.rewards(prompt, tokens, torch.float64)
-    out = torch.zeros_like(paid[:, 0])
-    for t, power in enumerate(powers(float(task.discount), task.horizon).tolist()):
-        out = out + power * paid[:, t]
-    return out
 
 
 @torch.no_grad()

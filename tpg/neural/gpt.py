@@ -128,6 +128,13 @@ class GPT:
         return replace(self, params=params)
 
 
+def log_prob(gpt: GPT, prompt: Tensor, tokens: Tensor) -> Tensor:
+    """log π [n, T] in nats of every token of the responses, by one full forward pass; 0 after the end."""
+    logits = gpt.forward(prompt, tokens[:, :-1].clamp(min=0))
+    chosen = logits.log_softmax(-1).gather(2, tokens.clamp(min=0)[..., None])[..., 0]
+    return torch.where(tokens >= 0, chosen, 0)
+
+
 def branch(past: list[Past], new: list[Past]) -> list[Past]:
     """The pasts of the B tokens just tried, each a sequence of its own: [n·B, H, t+1, d]."""
     return [Past(_longer(p.key, n.key), _longer(p.value, n.value)) for p, n in zip(past, new, strict=True)]

@@ -13,20 +13,13 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from tpg.errors import TooLarge, TpgError
-from tpg.neural.gpt import GPT, Params, unflat
+from tpg.neural.gpt import GPT, Params, log_prob, unflat
 from tpg.neural.problem import Trace
 from tpg.neural.sample import Draws
 
 ROWS = {"cpu": 1 << 12, "cuda": 1 << 17}  # responses per forward pass
 HELD = 1 << 22  # numbers in the gradients that are computed at once
 MAX_GRADIENTS = 1e8  # numbers in the gradients of single batches
-
-
-def log_prob(gpt: GPT, prompt: Tensor, tokens: Tensor) -> Tensor:
-    """log π [n, T] in nats of every token of the responses, by one full forward pass; 0 after the end."""
-    logits = gpt.forward(prompt, tokens[:, :-1].clamp(min=0))
-    chosen = logits.log_softmax(-1).gather(2, tokens.clamp(min=0)[..., None])[..., 0]
-    return torch.where(tokens >= 0, chosen, 0)
 
 
 def surrogate(gpt: GPT, draws: Draws, credits: Tensor) -> Tensor:

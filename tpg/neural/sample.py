@@ -20,7 +20,7 @@ from tpg.estimators.estimator import Estimator
 from tpg.estimators.parts import apply, reads
 from tpg.moments.noise import to_draw
 from tpg.montecarlo.streams import stream
-from tpg.neural.generate import MAX_TOKENS, Drawn, generate, source, total_reward
+from tpg.neural.generate import MAX_TOKENS, Drawn, generate, source
 from tpg.neural.gpt import GPT
 from tpg.neural.task import Task
 from tpg.numbers import FLOAT64, Array, to_float
@@ -63,7 +63,7 @@ class Draws:
     @property
     def reward(self) -> Tensor:
         """RM [n] = Σ_t γ^{t−1} r_t, in rewards."""
-        return total_reward(self.task, self.prompt, self.tokens)
+        return self.task.total(self.prompt, self.tokens)
 
     @property
     def layout(self) -> tuple[int, int, int]:
@@ -194,7 +194,7 @@ def _places(draws: Draws) -> Tensor:
 def _greedy(draws: Draws) -> Tensor:
     """[groups, 1] reward of the greedy response to each group's prompt."""
     prompt = torch.arange(draws.task.prompts, device=draws.gpt.device)
-    best = total_reward(draws.task, prompt, generate(draws.gpt, draws.task, prompt, greedy=True).tokens)
+    best = draws.task.total(prompt, generate(draws.gpt, draws.task, prompt, greedy=True).tokens)
     return best[draws.prompt[:: draws.group_size], None]
 
 
@@ -216,7 +216,7 @@ def _continued(draws: Draws, field: str, estimator: Estimator) -> Tensor:
         if len(rows):
             prompt, random = draws.prompt[rows], source(draws.seed, field, t)
             tokens = generate(draws.gpt, task, prompt, random, draws.tokens[rows, :t], count=count).tokens
-            out[rows, t] = total_reward(task, prompt.repeat_interleave(count), tokens).view(-1, count).mean(1)
+            out[rows, t] = task.total(prompt.repeat_interleave(count), tokens).view(-1, count).mean(1)
     return out
 
 

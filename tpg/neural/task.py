@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tpg.errors import TpgError
+from tpg.numbers import powers
 from tpg.problem.tree import Tree, grow
 
 Reward = Callable[[Tensor, Tensor], Tensor]
@@ -91,6 +92,14 @@ class Task:
     def rewards(self, prompt: Tensor, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         """[n, T] what each token of whole responses is paid, 0 after the end (tokens −1 there)."""
         return torch.where(tokens >= 0, self.reward(prompt, tokens.clamp(min=0)).to(dtype), 0)
+
+    def total(self, prompt: Tensor, tokens: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """RM [n] = Σ_t γ^{t−1} r_t of whole responses, added up as ``Problem.totals`` does it."""
+        paid = self.rewards(prompt, tokens, dtype)
+        out = torch.zeros_like(paid[:, 0])
+        for t, power in enumerate(powers(float(self.discount), self.horizon).tolist()):
+            out = out + power * paid[:, t]
+        return out
 
     def check(self, device: torch.device | str = "cpu", seed: int = 0) -> None:
         """Try the reward on random responses.  TpgError if it is not causal, deterministic, finite and [n, L]."""
