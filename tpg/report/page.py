@@ -17,9 +17,9 @@ from tpg.figures.shown import Shown, said
 
 CAVEAT = (
     "Verdicts are about gradients, not about trained models: a biased gradient may well train better, an unbiased one "
-    "may be too noisy to use. PROVED is an identity for the listed shapes and group sizes, wrong with at most the printed "
-    "probability; MEASURED holds on the problems listed; TESTED stands on samples, with the printed chance of a false "
-    "alarm; no status is typed by hand."
+    "may be too noisy to use. PROVED is an identity for the listed shapes and group sizes, wrong with at most the "
+    "printed probability; MEASURED holds on the problems listed; TESTED stands on samples, with the printed chance of "
+    "a false alarm; no status is typed by hand."
 )
 
 
